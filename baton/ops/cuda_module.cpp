@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cuda_module.h"
+
+#include <dlfcn.h>
+
+#include <string>
+
+namespace baton::ops {
+namespace {
+
+std::string last_dl_error() {
+  const char* message = dlerror();
+  return message == nullptr ? "unknown error" : message;
+}
+
+CudaModuleStatus open_cuda_module() {
+  CudaModuleStatus status;
+  if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) == nullptr) {
+    status.reason = "no NVIDIA driver: " + last_dl_error();
+    return status;
+  }
+  Dl_info self{};
+  if (dladdr(reinterpret_cast<const void*>(&cuda_module_status), &self) == 0) {
+    status.reason = "the operator library cannot find its own path";
+    return status;
+  }
+  std::string path = self.dli_fname;
+  const std::size_t slash = path.rfind('/');
+  path = (slash == std::string::npos ? std::string() : path.substr(0, slash + 1)) + "libbaton_cuda.so";
+  void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (module == nullptr) {
+    status.reason = last_dl_error();
+    return status;
+  }
+  const auto count = reinterpret_cast<int (*)()>(dlsym(module, "baton_cuda_device_count"));
+  if (count == nullptr) {
+    status.reason = path + " is not Baton's CUDA module";
+    return status;
+  }
+  status.open = true;
+  status.device_count = count();
+  return status;
+}
+
+[[maybe_unused]] const CudaModuleStatus& kOpenedAtLoad = cuda_module_status();
+
+}  // namespace
+
+const CudaModuleStatus& cuda_module_status() {
+  static const CudaModuleStatus status = open_cuda_module();
+  return status;
+}
+
+}  // namespace baton::ops

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# `cmake --install`: the program, the libraries, the headers and a package for find_package(Baton).
+include(CMakePackageConfigHelpers)
+install(TARGETS baton_flags baton_ops baton EXPORT BatonTargets
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS baton_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS baton_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY "${CMAKE_SOURCE_DIR}/baton" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+        FILES_MATCHING PATTERN "*.h")
+install(EXPORT BatonTargets NAMESPACE Baton:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
+configure_package_config_file("${CMAKE_SOURCE_DIR}/cmake/BatonConfig.cmake.in"
+  "${CMAKE_BINARY_DIR}/BatonConfig.cmake"
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
+write_basic_package_version_file("${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake"
+  COMPATIBILITY SameMinorVersion)
+install(FILES "${CMAKE_BINARY_DIR}/BatonConfig.cmake" "${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake"
+  "${CMAKE_SOURCE_DIR}/cmake/Torch.cmake"
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# How a folder of sources becomes targets: library code, one test program a `*_test.cpp`, one
+# benchmark program a `*_bench.cpp`.
+
+add_library(baton_flags INTERFACE)
+target_include_directories(baton_flags INTERFACE
+  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+target_include_directories(baton_flags SYSTEM INTERFACE
+  $<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>)
+target_link_libraries(baton_flags INTERFACE torch::openmp torch::cpu nlohmann_json::nlohmann_json
+                      Threads::Threads)
+
+add_library(baton_precompiled OBJECT ${CMAKE_SOURCE_DIR}/cmake/precompiled.cpp)
+target_link_libraries(baton_precompiled PRIVATE baton_flags)
+target_precompile_headers(baton_precompiled PRIVATE ${CMAKE_SOURCE_DIR}/cmake/precompiled.h)
+
+# Sources of these folders, without tests, benchmarks and the CUDA module.
+function(baton_sources out)
+  set(_all "")
+  foreach(_folder IN LISTS ARGN)
+    file(GLOB _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/${_folder}/*.cpp")
+    list(FILTER _found EXCLUDE REGEX "_(test|bench|fuzz)\\.cpp$")
+    list(APPEND _all ${_found})
+  endforeach()
+  set(${out} ${_all} PARENT_SCOPE)
+endfunction()
+
+function(baton_tests)
+  if(NOT BATON_TESTS)
+    return()
+  endif()
+  find_package(GTest REQUIRED)
+  foreach(_folder IN LISTS ARGN)
+    file(GLOB _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/${_folder}/*_test.cpp")
+    string(REPLACE "/" "_" _prefix "${_folder}")
+    foreach(_file IN LISTS _found)
+      get_filename_component(_stem "${_file}" NAME_WE)
+      set(_name "${_prefix}_${_stem}")
+      add_executable(${_name} EXCLUDE_FROM_ALL "${_file}")
+      target_link_libraries(${_name} PRIVATE baton GTest::gtest GTest::gtest_main)
+      target_precompile_headers(${_name} REUSE_FROM baton_precompiled)
+      add_test(NAME ${_name} COMMAND ${_name})
+      add_dependencies(tests ${_name})
+    endforeach()
+  endforeach()
+endfunction()
+
+function(baton_benchmarks)
+  if(NOT BATON_BENCHMARKS)
+    return()
+  endif()
+  find_package(benchmark REQUIRED)
+  foreach(_folder IN LISTS ARGN)
+    file(GLOB _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/${_folder}/*_bench.cpp")
+    string(REPLACE "/" "_" _prefix "${_folder}")
+    foreach(_file IN LISTS _found)
+      get_filename_component(_stem "${_file}" NAME_WE)
+      set(_name "${_prefix}_${_stem}")
+      add_executable(${_name} EXCLUDE_FROM_ALL "${_file}")
+      target_link_libraries(${_name} PRIVATE baton benchmark::benchmark benchmark::benchmark_main)
+      target_precompile_headers(${_name} REUSE_FROM baton_precompiled)
+      add_dependencies(benchmarks ${_name})
+    endforeach()
+  endforeach()
+endfunction()
