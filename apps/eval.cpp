@@ -5,6 +5,7 @@
 #include <memory>
 #include <numbers>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -27,6 +28,15 @@ struct EvalArguments {
   bool json = false;
 };
 
+std::vector<std::int64_t> bytes_of_tokens(const Tokenizer& tokenizer, std::int64_t vocabulary) {
+  std::vector<std::int64_t> bytes(static_cast<std::size_t>(vocabulary), 0);
+  for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    bytes[static_cast<std::size_t>(id)] =
+        static_cast<std::int64_t>(tokenizer.token_bytes(id).size());
+  }
+  return bytes;
+}
+
 void run_eval(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.device, arguments.threads);
   const auto dataset = std::make_shared<const IndexedDataset>(arguments.data);
@@ -34,13 +44,13 @@ void run_eval(const EvalArguments& arguments) {
       *loaded.model,
       dataset,
       {.tokens_per_microbatch = loaded.recipe.data.tokens_per_microbatch,
-       .max_tokens = arguments.max_tokens});
+       .max_tokens = arguments.max_tokens,
+       .token_bytes = bytes_of_tokens(*loaded.tokenizer, loaded.model->config().vocabulary)});
   if (result.targets == 0) {
     throw Error(arguments.data + ": holds no token with a label");
   }
   const double loss = result.loss();
-  const double bits_per_byte =
-      result.nll_sum / std::numbers::ln2 / static_cast<double>(result.target_bytes);
+  const double bits_per_byte = result.nll_sum / std::numbers::ln2 / static_cast<double>(result.bytes);
   if (arguments.json) {
     const nlohmann::json json{
         {"loss", loss},

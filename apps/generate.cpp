@@ -55,7 +55,7 @@ void run_generate(const GenerateArguments& arguments) {
   }
   const LoadedModel loaded = load_model(arguments.model, arguments.device, arguments.threads);
   const infer::Engine engine(*loaded.model);
-  const auto decoder = loaded.tokenizer->make_stream_decoder();
+  StreamingDecoder decoder(*loaded.tokenizer);
   StopText stop(arguments.stop);
   std::string text;
   std::vector<std::int64_t> tokens;
@@ -76,11 +76,11 @@ void run_generate(const GenerateArguments& arguments) {
         .sampling = arguments.sampling}},
       [&](std::size_t, std::int64_t token) {
         tokens.push_back(token);
-        emit(stop.push(decoder->push(static_cast<std::int32_t>(token))));
+        emit(stop.push(decoder.push(static_cast<std::int32_t>(token))));
         return !stop.found();
       });
   if (!stop.found()) {
-    emit(stop.push(decoder->finish()));
+    emit(stop.push(decoder.finish()));
     emit(stop.finish());
   }
   const bool length = static_cast<std::int64_t>(tokens.size()) == arguments.max_new_tokens;

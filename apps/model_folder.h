@@ -14,7 +14,7 @@ namespace baton {
 struct LoadedModel {
   train::Recipe recipe; ///< as the checkpoint holds it, every choice resolved
   std::unique_ptr<model::HybridModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<const Tokenizer> tokenizer;
 };
 
 /// `threads` 0 takes all cores. Throws Error naming the file when there is no whole checkpoint.

@@ -23,7 +23,7 @@ Recipe prepared(Recipe recipe) {
   const auto tokenizer = make_tokenizer(recipe.data.tokenizer);
   const std::int64_t needed = tokenizer->vocab_size();
   if (recipe.model.vocabulary == 0) {
-    recipe.model.vocabulary = needed;
+    recipe.model.vocabulary = padded_vocab_size(needed);
   }
   if (recipe.model.vocabulary < needed) {
     throw Error(
@@ -105,7 +105,7 @@ void Trainer::resume_from_newest(Resume resume) {
   step_ = newest->step();
   saved_at_ = step_;
   optimizer_->load(state, step_);
-  loader_->restore(LoaderState::from_json(train_state.at("loader")));
+  loader_->restore(loader_state_from_json(train_state.at("loader").dump()));
   log_info("resuming from step " + std::to_string(step_) + " of " + newest->path().string());
 }
 
@@ -211,7 +211,7 @@ void Trainer::save() {
     contents.parameters.emplace_back(parameter.spec.name, parameter.value.detach());
   }
   contents.optimizer = optimizer_->state();
-  contents.train_state = {{"loader", loader_->state().to_json()}};
+  contents.train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}};
   contents.recipe = config_to_toml(recipe_);
   checkpoint::save(recipe_.run.folder, step_, contents, recipe_.checkpoint.keep);
   saved_at_ = step_;
