@@ -34,7 +34,8 @@ ROTARY_CHANNELS, ROTARY_BASE = 4, 256.0
 MLP_HIDDEN = 40
 
 STEPS, TOKENS, SEQUENCES = 10, 40, 5
-LR, BETA1, BETA2, EPS, WEIGHT_DECAY, CLIP_NORM = 1e-2, 0.9, 0.95, 1e-8, 0.1, 1.0
+# The norms of the gradients lie on both sides of this clip.
+LR, BETA1, BETA2, EPS, WEIGHT_DECAY, CLIP_NORM = 1e-2, 0.9, 0.95, 1e-8, 0.1, 2.0
 IGNORED = -100
 
 MODELS = {
