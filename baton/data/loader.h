@@ -54,7 +54,7 @@ class Loader {
   void skip(std::int64_t count);
 
   /// The place of the next microbatch; a loader that restores it continues as this one would.
-  const LoaderState& state() const;
+  const LoaderState& state() const { return state_; }
 
   /// Throws Error when the state belongs to another dataset or another seed.
   void restore(const LoaderState& state);
@@ -64,6 +64,7 @@ class Loader {
 
   std::shared_ptr<const IndexedDataset> dataset_;
   LoaderConfig config_;
+  Packer packer_;
   LoaderState state_;
   std::unique_ptr<Prefetcher> prefetcher_; // begun by the first call of next()
 };

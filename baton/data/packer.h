@@ -53,9 +53,14 @@ class Packer {
   /// Moves `state` behind `count` microbatches without reading their tokens.
   void skip(LoaderState& state, std::int64_t count) const;
 
+  /// Throws Error when `state` is not a place in the dataset.
+  void check(const LoaderState& state) const;
+
  private:
-  // The pieces of the next `wanted` tokens; moves position, offset and epoch.
-  std::vector<PackedTokens::Piece> take(LoaderState& state, std::int64_t wanted) const;
+  // Moves epoch, position, offset and tokens by `wanted` tokens, less at the end of unshuffled
+  // data; appends the pieces of documents that were passed unless `pieces` is null.
+  void advance(LoaderState& state, std::int64_t wanted, std::vector<PackedTokens::Piece>* pieces)
+      const;
   DocumentOrder order(std::int64_t epoch) const;
   void read(const PackedTokens::Piece& piece, PackedTokens& packed) const;
 
