@@ -7,8 +7,8 @@
 #include <ATen/Parallel.h>
 
 #include "baton/base/error.h"
-#include "baton/checkpoint/run_folder.h"
-#include "baton/train/checkpoint_tensors.h"
+#include "baton/base/log.h"
+#include "baton/checkpoint/load.h"
 
 namespace baton {
 
@@ -19,12 +19,12 @@ LoadedModel load_model(const std::string& path, const std::string& device, int t
   if (device == "cuda" && !at::hasCUDA()) {
     throw Error("--device cuda: no CUDA device can be used here");
   }
-  const checkpoint::Checkpoint found = checkpoint::open_model(path);
+  const checkpoint::Checkpoint found = checkpoint::resolve_model(path, log_warning);
   LoadedModel loaded;
-  loaded.recipe = train::parse_recipe(found.recipe(), found.path().string() + "/recipe.toml");
+  loaded.recipe = train::parse_recipe(found.recipe(), found.folder().string() + "/recipe.toml");
   loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
   loaded.model->parameters().allocate(loaded.model->dtype(), at::Device(device));
-  found.load_parameters(train::parameter_tensors(loaded.model->parameters()));
+  found.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
   loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
   return loaded;
 }

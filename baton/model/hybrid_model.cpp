@@ -28,7 +28,7 @@ ModelConfig checked(const ModelConfig& config) {
 
 /// The main pattern's layers, one symbol each.
 std::string layers_of(const ModelConfig& config) {
-  const Pattern pattern = parse_pattern(config.pattern);
+  const LayerPattern pattern = parse_pattern(config.pattern);
   TORCH_CHECK(
       pattern.mtp_depth == 0,
       "model.pattern: a multi-token-prediction part ('/') cannot be built yet: ",

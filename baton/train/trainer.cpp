@@ -11,6 +11,9 @@
 #include "baton/base/error.h"
 #include "baton/base/log.h"
 #include "baton/base/progress.h"
+#include "baton/base/version.h"
+#include "baton/checkpoint/load.h"
+#include "baton/checkpoint/save.h"
 #include "baton/data/tokenizer.h"
 #include "baton/train/evaluation.h"
 #include "baton/train/loss_curve.h"
@@ -81,8 +84,8 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
 }
 
 void Trainer::resume_from_newest(Resume resume) {
-  const std::filesystem::path& folder = recipe_.run.folder;
-  const auto newest = checkpoint::newest_checkpoint(folder);
+  const std::optional<checkpoint::Checkpoint> newest =
+      checkpoint::open_newest(recipe_.run.folder, checkpoint::Scope::kWhole, log_warning);
   if (!newest) {
     if (resume == Resume::kMust) {
       throw Error(recipe_.run.folder + ": holds no checkpoint to resume from");
@@ -91,22 +94,17 @@ void Trainer::resume_from_newest(Resume resume) {
   }
   if (resume == Resume::kNever) {
     throw Error(
-        recipe_.run.folder + ": already holds a checkpoint (" + newest->path().string() +
+        recipe_.run.folder + ": already holds a checkpoint (" + newest->folder().string() +
         "); choose another run.folder or resume");
   }
-  NamedTensors parameters;
-  for (const nn::Parameter& parameter : model_.parameters().parameters()) {
-    parameters.emplace_back(parameter.spec.name, parameter.value.detach());
-  }
-  newest->load_parameters(parameters);
-  NamedTensors state = optimizer_->state();
-  newest->load_optimizer(state);
-  const nlohmann::json& train_state = newest->train_state();
+  newest->read_parameters(nn::parameter_tensors(model_.parameters()));
+  const NamedTensors state = optimizer_->state();
+  newest->read_optimizer_states({state.begin(), state.end()});
   step_ = newest->step();
   saved_at_ = step_;
   optimizer_->load(state, step_);
-  loader_->restore(loader_state_from_json(train_state.at("loader").dump()));
-  log_info("resuming from step " + std::to_string(step_) + " of " + newest->path().string());
+  loader_->restore(loader_state_from_json(newest->train_state().at("loader").dump()));
+  log_info("resuming from " + newest->folder().string());
 }
 
 RunResult Trainer::run(const std::atomic<bool>& stop) {
@@ -206,15 +204,18 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save() {
-  checkpoint::Contents contents;
-  for (const nn::Parameter& parameter : model_.parameters().parameters()) {
-    contents.parameters.emplace_back(parameter.spec.name, parameter.value.detach());
-  }
-  contents.optimizer = optimizer_->state();
-  contents.train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}};
-  contents.recipe = config_to_toml(recipe_);
-  checkpoint::save(recipe_.run.folder, step_, contents, recipe_.checkpoint.keep);
+  const NamedTensors state = optimizer_->state();
+  checkpoint::save_checkpoint(
+      {.step = step_,
+       .program = kVersion,
+       .parameters = nn::parameter_tensors(model_.parameters()),
+       .optimizer_states = {state.begin(), state.end()},
+       .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
+       .recipe = config_to_toml(recipe_)},
+      {.run_folder = recipe_.run.folder,
+       .keep_last = static_cast<int>(recipe_.checkpoint.keep),
+       .log = log_warning});
   saved_at_ = step_;
 }
 
-} // namespace baton::train
+}  // namespace baton::train

@@ -8,7 +8,6 @@
 #include <optional>
 #include <vector>
 
-#include "baton/checkpoint/run_folder.h"
 #include "baton/data/loader.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/train/metrics.h"
