@@ -3,8 +3,9 @@
 # benchmark program a `*_bench.cpp`.
 
 add_library(baton_flags INTERFACE)
+target_compile_features(baton_flags INTERFACE cxx_std_20)
 target_include_directories(baton_flags INTERFACE
-  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_include_directories(baton_flags SYSTEM INTERFACE
   "$<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>")
 target_link_libraries(baton_flags INTERFACE torch::openmp torch::cpu nlohmann_json::nlohmann_json
