@@ -81,13 +81,20 @@ TEST(Manifest, EveryFaultIsNamed) {
   using Change = std::function<void(Json&)>;
   const std::vector<std::pair<Change, std::string>> cases{
       {[](Json& j) { j["format"] = "other"; }, "no checkpoint of Baton"},
-      {[](Json& j) { j = Json::array(); j.push_back(1); j = Json{{"a", 1}}; }, "format"},
+      {[](Json& j) {
+         j = Json::array();
+         j.push_back(1);
+         j = Json{{"a", 1}};
+       },
+       "format"},
       {[](Json& j) { j["version"] = 2; }, "format version 2 is not known"},
       {[](Json& j) { j["extra"] = 2; }, "\"extra\" is not a key"},
       {[](Json& j) { j.erase("step"); }, "step is missing"},
       {[](Json& j) { j["step"] = -1; }, "step must be an integer"},
       {[](Json& j) { j["program"] = 1; }, "program must be a string"},
-      {[](Json& j) { j["files"]["../x"] = {{"bytes", 1}, {"crc32c", "00000000"}}; },
+      {[](Json& j) {
+         j["files"]["../x"] = {{"bytes", 1}, {"crc32c", "00000000"}};
+       },
        "not a plain file name"},
       {[](Json& j) { j["files"]["p0.safetensors"]["crc32c"] = "12"; },
        "files[\"p0.safetensors\"].crc32c must be 8"},
@@ -98,12 +105,19 @@ TEST(Manifest, EveryFaultIsNamed) {
        "parameters[\"w\"].dtype: unknown dtype \"F1\""},
       {[](Json& j) { j["parameters"]["w"]["shape"][0] = 1.5; },
        "parameters[\"w\"].shape[0] must be an integer"},
-      {[](Json& j) { j["parameters"]["w"]["shape"] = {1ULL << 62, 4}; }, "overflows"},
+      {[](Json& j) {
+         j["parameters"]["w"]["shape"] = {1ULL << 62, 4};
+       },
+       "overflows"},
       {[](Json& j) { j["parameters"]["w"]["pieces"][0]["file"] = "p9"; },
        "pieces[0].file: \"p9\" is not listed"},
-      {[](Json& j) { j["parameters"]["w"]["pieces"][1]["start"] = {0, 1}; },
+      {[](Json& j) {
+         j["parameters"]["w"]["pieces"][1]["start"] = {0, 1};
+       },
        "pieces[1] overlaps pieces[0]"},
-      {[](Json& j) { j["parameters"]["w"]["pieces"][1]["start"] = {0, 3}; },
+      {[](Json& j) {
+         j["parameters"]["w"]["pieces"][1]["start"] = {0, 3};
+       },
        "pieces[1] reaches outside the tensor in dim 1"},
       {[](Json& j) { j["parameters"]["w"]["pieces"][1]["start"] = {0}; }, "as many dims"},
       {[](Json& j) { j["parameters"]["w"]["pieces"].erase(1); }, "hold 16 of 48 bytes"},
@@ -122,5 +136,5 @@ TEST(Manifest, EmptyTensorsNeedNoPiece) {
   EXPECT_NO_THROW(parse_manifest(serialise_manifest(manifest)));
 }
 
-}  // namespace
-}  // namespace baton::checkpoint
+} // namespace
+} // namespace baton::checkpoint

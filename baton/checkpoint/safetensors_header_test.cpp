@@ -85,7 +85,9 @@ TEST(SafetensorsHeader, EveryFaultIsNamed) {
       {R"({"a":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}})",
        0,
        "overflows"},
-      {R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,0]}})", 0, "integers"},
+      {R"({"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,0]}})",
+       0,
+       "integers"},
       {R"({"a":)" + good + "}", 7, "the file holds 7"},
       {R"({"a":)" + good + "}", 9, "end at byte 8"},
       {R"({"a":)" + good + R"(,"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
@@ -106,7 +108,8 @@ TEST(SafetensorsHeader, EveryFaultIsNamed) {
 }
 
 TEST(SafetensorsHeader, DeepNestingIsRefused) {
-  EXPECT_NE(error_of("{\"a\":" + std::string(200'000, '['), 0).find("nests deeper"), std::string::npos);
+  EXPECT_NE(
+      error_of("{\"a\":" + std::string(200'000, '['), 0).find("nests deeper"), std::string::npos);
 }
 
 TEST(SafetensorsHeader, MessagesStayOnOneLine) {
@@ -138,10 +141,9 @@ TEST(SafetensorsHeader, PlacedTensorsAreAlignedAndReadBack) {
 }
 
 TEST(SafetensorsHeader, DuplicateAndReservedNamesAreRefused) {
-  EXPECT_THROW(
-      place_tensors({{"a", StoredDtype::kF32, {}}, {"a", StoredDtype::kF32, {}}}), Error);
+  EXPECT_THROW(place_tensors({{"a", StoredDtype::kF32, {}}, {"a", StoredDtype::kF32, {}}}), Error);
   EXPECT_THROW(place_tensors({{"__metadata__", StoredDtype::kF32, {}}}), Error);
 }
 
-}  // namespace
-}  // namespace baton::checkpoint
+} // namespace
+} // namespace baton::checkpoint

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/checkpoint/safetensors.h"
 
-#include <ATen/ATen.h>
-
 #include <csignal>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "baton/base/error.h"
@@ -41,11 +40,10 @@ at::Tensor values(at::IntArrayRef shape, at::ScalarType dtype) {
 
 bool equal_bits(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() &&
-         (a.numel() == 0 ||
-          std::memcmp(
-              a.contiguous().const_data_ptr(),
-              b.contiguous().const_data_ptr(),
-              static_cast<std::size_t>(a.nbytes())) == 0);
+         (a.numel() == 0 || std::memcmp(
+                                a.contiguous().const_data_ptr(),
+                                b.contiguous().const_data_ptr(),
+                                static_cast<std::size_t>(a.nbytes())) == 0);
 }
 
 TEST(Safetensors, EveryDtypeAndShapeReadsBackToTheBit) {
@@ -123,7 +121,8 @@ TEST(Safetensors, DtypesConvertOnlyOnRequest) {
   const at::Tensor target = at::empty({4, 3}, at::kBFloat16);
   const std::string message =
       message_of([&] { file.read_into("x", target, DtypeRule::kMustMatch); });
-  EXPECT_NE(message.find("x.safetensors: tensor \"x\" has dtype Float"), std::string::npos) << message;
+  EXPECT_NE(message.find("x.safetensors: tensor \"x\" has dtype Float"), std::string::npos)
+      << message;
   file.read_into("x", target, DtypeRule::kConvert);
   EXPECT_TRUE(equal_bits(target, x.to(at::kBFloat16)));
 }
@@ -136,8 +135,9 @@ TEST(Safetensors, WrongNameAndShapeAreNamed) {
   EXPECT_NE(message_of([&] { file.view("y"); }).find("holds no tensor \"y\""), std::string::npos);
   const at::Tensor target = at::empty({3, 4});
   EXPECT_NE(
-      message_of([&] { file.read_into("x", target, DtypeRule::kConvert); })
-          .find("has shape [4, 3], wanted is [3, 4]"),
+      message_of([&] {
+        file.read_into("x", target, DtypeRule::kConvert);
+      }).find("has shape [4, 3], wanted is [3, 4]"),
       std::string::npos);
   EXPECT_NE(
       message_of([&] { SafetensorsFile(folder.path() / "none"); }).find("cannot open"),
@@ -156,8 +156,7 @@ TEST(Safetensors, AnUnalignedForeignFileIsRead) {
   std::string bytes(8, '\0');
   bytes[0] = static_cast<char>(json.size());
   ASSERT_LT(json.size(), 128U);
-  write_bytes(
-      path, bytes + json + "\x07" + std::string(reinterpret_cast<const char*>(numbers), 8));
+  write_bytes(path, bytes + json + "\x07" + std::string(reinterpret_cast<const char*>(numbers), 8));
   const SafetensorsFile file(path);
   EXPECT_TRUE(equal_bits(file.view("b"), at::tensor({1.5F, -2.25F})));
   EXPECT_EQ(file.view("a").item<int>(), 7);
@@ -188,5 +187,5 @@ TEST(Safetensors, ARefusedWriteLeavesTheOldFile) {
   EXPECT_THROW(write_safetensors(folder.path() / "no" / "x", {{"y", x}}), Error);
 }
 
-}  // namespace
-}  // namespace baton::checkpoint
+} // namespace
+} // namespace baton::checkpoint

@@ -51,4 +51,4 @@ std::string message_of(const Action& action) {
   return "";
 }
 
-}  // namespace baton::checkpoint
+} // namespace baton::checkpoint
