@@ -23,7 +23,7 @@ LoadedModel load_model(const std::string& path, const std::string& device, int t
   LoadedModel loaded;
   loaded.recipe = train::parse_recipe(found.recipe(), found.folder().string() + "/recipe.toml");
   loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
-  loaded.model->parameters().allocate(loaded.model->dtype(), at::Device(device));
+  loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
   found.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
   loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
   return loaded;

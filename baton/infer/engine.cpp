@@ -12,16 +12,17 @@ namespace {
 /// A request on its way.
 struct Running {
   std::size_t request = 0;
-  std::int64_t sequence = 0;         ///< in the cache
+  std::int32_t slot = 0;             ///< in the cache
   std::vector<std::int64_t> history; ///< prompt and tokens so far
   std::int64_t new_tokens = 0;
 };
 
-std::int64_t pages_needed(const std::vector<GenerationRequest>& requests, std::int64_t page_size) {
+/// Pages that all requests together can come to need.
+std::int64_t pages_of(const std::vector<GenerationRequest>& requests, std::int64_t page_size) {
   std::int64_t pages = 0;
   for (const GenerationRequest& request : requests) {
-    const auto tokens = static_cast<std::int64_t>(request.prompt.size()) + request.max_new_tokens;
-    pages += (tokens + page_size - 1) / page_size;
+    const auto prompt = static_cast<std::int64_t>(request.prompt.size());
+    pages += pages_needed(1, prompt + request.max_new_tokens, page_size);
   }
   return pages;
 }
@@ -33,7 +34,7 @@ at::Tensor prefill(Program& program, const Running& running, std::int64_t chunk)
   for (std::int64_t begin = 0; begin < length; begin += chunk) {
     const auto first = running.history.begin() + begin;
     const auto last = running.history.begin() + std::min(begin + chunk, length);
-    logits = program.last_logits({{.sequence = running.sequence, .tokens = {first, last}}})[0];
+    logits = program.last_logits({{.slot = running.slot, .tokens = {first, last}}})[0];
   }
   return logits;
 }
@@ -61,8 +62,8 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
   std::for_each(requests.begin(), requests.end(), [this](const auto& request) { check(request); });
   StateCache cache(
       model_.states(),
-      {.num_sequences = static_cast<std::int64_t>(requests.size()),
-       .num_pages = pages_needed(requests, options_.page_size),
+      {.num_slots = static_cast<std::int64_t>(requests.size()),
+       .num_pages = pages_of(requests, options_.page_size),
        .page_size = options_.page_size,
        .device = model_.parameters().parameters().front().value.device()});
   Program program(model_, cache);
@@ -73,12 +74,11 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
     if (running.new_tokens == request.max_new_tokens) {
       return false;
     }
-    const std::int64_t token = sample(
+    const std::int64_t token = sample_token(
         logits_V,
+        running.history,
         request.sampling,
-        {.history = running.history,
-         .sample = request.sample,
-         .position = static_cast<std::int64_t>(running.history.size())});
+        {.sample = request.sample, .position = static_cast<std::uint64_t>(running.history.size())});
     const auto& ends = request.end_tokens;
     if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
       return false;
@@ -90,17 +90,17 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
 
   std::vector<Running> batch;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    Running running{.request = i, .sequence = cache.acquire(), .history = requests[i].prompt};
+    Running running{.request = i, .slot = cache.acquire(), .history = requests[i].prompt};
     if (advance(running, prefill(program, running, options_.prefill_chunk))) {
       batch.push_back(std::move(running));
     } else {
-      cache.release(running.sequence);
+      cache.release(running.slot);
     }
   }
   while (!batch.empty()) {
     std::vector<BatchItem> items;
     for (const Running& running : batch) {
-      items.push_back({.sequence = running.sequence, .tokens = {running.history.back()}});
+      items.push_back({.slot = running.slot, .tokens = {running.history.back()}});
     }
     const at::Tensor logits_BV = program.last_logits(items);
     std::vector<Running> still_running;
@@ -108,7 +108,7 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
       if (advance(batch[i], logits_BV[static_cast<std::int64_t>(i)])) {
         still_running.push_back(std::move(batch[i]));
       } else {
-        cache.release(batch[i].sequence);
+        cache.release(batch[i].slot);
       }
     }
     batch = std::move(still_running);

@@ -14,26 +14,26 @@ at::Tensor Program::run(const std::vector<BatchItem>& items) {
   const at::InferenceMode inference;
   std::vector<SequenceLayout::Sequence> sequences;
   std::vector<std::int64_t> tokens;
-  std::vector<std::int64_t> names;
+  std::vector<std::int32_t> slots;
   bool one_token_each = true;
   for (const BatchItem& item : items) {
     TORCH_CHECK(!item.tokens.empty(), "a batch item must hold at least one token");
-    const auto slot = static_cast<std::int32_t>(cache_.slot(item.sequence));
+    const auto slot = item.slot;
     sequences.push_back(
         {.length = static_cast<std::int64_t>(item.tokens.size()),
-         .first_position = cache_.length(item.sequence),
+         .first_position = cache_.length(item.slot),
          .initial_slot = slot,
          .final_slot = slot});
     tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
-    names.push_back(item.sequence);
+    slots.push_back(item.slot);
     one_token_each = one_token_each && item.tokens.size() == 1;
   }
   for (const BatchItem& item : items) {
-    cache_.grow(item.sequence, static_cast<std::int64_t>(item.tokens.size()));
+    cache_.grow(item.slot, static_cast<std::int64_t>(item.tokens.size()));
   }
   const at::Device device = model_.parameters().parameters().front().value.device();
   const SequenceLayout layout = make_layout(std::move(sequences)).to(device);
-  const nn::CacheView view = cache_.view(names);
+  const nn::CacheView view = cache_.view(slots);
   const nn::StepContext context{
       .layout = layout,
       .positions_T = layout.positions(),

@@ -14,7 +14,7 @@ namespace baton::infer {
 
 /// Tokens that continue one sequence of the cache.
 struct BatchItem {
-  std::int64_t sequence = 0; ///< as `StateCache::acquire` names it
+  std::int32_t slot = 0; ///< as `StateCache::acquire` gave it
   std::vector<std::int64_t> tokens;
 };
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/infer/program.h"
 
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include "baton/base/random.h"
 #include "baton/infer/state_cache.h"
@@ -65,9 +65,9 @@ void expect_splits_agree(const std::string& pattern) {
   const std::vector<std::int64_t> tokens = random_tokens(RandomKey(3), 90);
   const at::Tensor expected = whole_pass(model, tokens);
   for (std::uint64_t trial = 0; trial < 6; ++trial) {
-    StateCache cache(model.states(), {.num_sequences = 1, .num_pages = 20, .page_size = 5});
+    StateCache cache(model.states(), {.num_slots = 1, .num_pages = 20, .page_size = 5});
     Program program(model, cache);
-    const std::int64_t sequence = cache.acquire();
+    const std::int32_t slot = cache.acquire();
     std::vector<at::Tensor> pieces;
     std::size_t begin = 0;
     for (std::uint64_t draw = 0; begin < tokens.size(); ++draw) {
@@ -75,7 +75,7 @@ void expect_splits_agree(const std::string& pattern) {
       const std::size_t size = u < 0.5 ? 1 : 1 + static_cast<std::size_t>(u * 30.0);
       const std::size_t end = std::min(begin + size, tokens.size());
       pieces.push_back(program.run(
-          {{.sequence = sequence,
+          {{.slot = slot,
             .tokens = {
                 tokens.begin() + static_cast<std::ptrdiff_t>(begin),
                 tokens.begin() + static_cast<std::ptrdiff_t>(end)}}}));
@@ -104,22 +104,21 @@ TEST(Program, DecodeEqualsPrefillHybrid) {
 TEST(Program, SequencesOfABatchAreIndependent) {
   model::HybridModel model(tiny_config("M*-M"));
   model.parameters().initialize(6, at::kFloat, at::kCPU);
-  StateCache cache(model.states(), {.num_sequences = 3, .num_pages = 30, .page_size = 4});
+  StateCache cache(model.states(), {.num_slots = 3, .num_pages = 30, .page_size = 4});
   Program program(model, cache);
   std::vector<std::vector<std::int64_t>> tokens;
   std::vector<BatchItem> prompts;
   for (std::uint64_t i = 0; i < 3; ++i) {
     tokens.push_back(random_tokens(RandomKey(20 + i), 11 + 7 * static_cast<std::int64_t>(i)));
     const std::vector<std::int64_t> prompt(tokens[i].begin(), tokens[i].end() - 3);
-    prompts.push_back({.sequence = cache.acquire(), .tokens = prompt});
+    prompts.push_back({.slot = cache.acquire(), .tokens = prompt});
   }
   program.run(prompts);
   at::Tensor hidden_BD;
   for (std::size_t step = 3; step >= 1; --step) {
     std::vector<BatchItem> items;
     for (std::size_t i = 0; i < 3; ++i) {
-      items.push_back(
-          {.sequence = prompts[i].sequence, .tokens = {tokens[i][tokens[i].size() - step]}});
+      items.push_back({.slot = prompts[i].slot, .tokens = {tokens[i][tokens[i].size() - step]}});
     }
     hidden_BD = program.run(items);
   }
@@ -129,5 +128,5 @@ TEST(Program, SequencesOfABatchAreIndependent) {
   }
 }
 
-}  // namespace
-}  // namespace baton::infer
+} // namespace
+} // namespace baton::infer

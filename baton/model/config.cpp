@@ -5,6 +5,13 @@
 
 namespace baton::model {
 
+at::ScalarType ModelConfig::scalar_type() const {
+  if (dtype == "bf16") {
+    return at::kBFloat16;
+  }
+  return dtype == "fp64" ? at::kDouble : at::kFloat;
+}
+
 nn::LayerConfig ModelConfig::layer_config(std::int64_t num_layers) const {
   const auto layers = static_cast<double>(num_layers);
   double output_scale = 1.0;
@@ -15,6 +22,7 @@ nn::LayerConfig ModelConfig::layer_config(std::int64_t num_layers) const {
   }
   return {
       .width = width,
+      .dtype = scalar_type(),
       .norm_eps = norm_eps,
       .dropout = dropout,
       .start_deviation = start_deviation,

@@ -46,6 +46,9 @@ struct ModelConfig {
     v.group("mlp", mlp);
   }
 
+  /// `dtype` as libtorch names it.
+  at::ScalarType scalar_type() const;
+
   /// What the layers of a stack of `num_layers` share.
   nn::LayerConfig layer_config(std::int64_t num_layers) const;
 };

@@ -58,13 +58,6 @@ HybridModel::HybridModel(const ModelConfig& config)
   }
 }
 
-at::ScalarType HybridModel::dtype() const {
-  if (config_.dtype == "bf16") {
-    return at::kBFloat16;
-  }
-  return config_.dtype == "fp64" ? at::kDouble : at::kFloat;
-}
-
 at::Tensor HybridModel::hidden(const at::Tensor& tokens_T, const nn::StepContext& context) const {
   TORCH_CHECK(
       tokens_T.dim() == 1 && tokens_T.size(0) == context.layout.num_tokens,

@@ -45,8 +45,6 @@ class HybridModel {
   const nn::ParameterStore& parameters() const { return store_; }
   std::vector<nn::StateSpec> states() const { return stack_.states(); }
 
-  at::ScalarType dtype() const;
-
  private:
   const nn::Parameter& head() const { return lm_head_ == nullptr ? embedding_ : *lm_head_; }
 

@@ -69,6 +69,7 @@ const Parameter* declare_head_norm(const SublayerArguments& arguments, const std
 Attention::Attention(const SublayerArguments& arguments)
     : config_(arguments.config.attention),
       norm_eps_(arguments.config.norm_eps),
+      dtype_(arguments.config.dtype),
       scale_(
           config_.scale > 0.0 ? config_.scale
                               : 1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
@@ -98,13 +99,10 @@ Attention::Attention(const SublayerArguments& arguments)
 std::vector<StateSpec> Attention::states() const {
   const std::vector<std::int64_t> shape{config_.num_kv_heads, config_.head_dim};
   return {
-      {.name = name_ + ".key",
-       .shape = shape,
-       .dtype = at::kFloat,
-       .kind = StateKind::kGrowsByToken},
+      {.name = name_ + ".key", .shape = shape, .dtype = dtype_, .kind = StateKind::kGrowsByToken},
       {.name = name_ + ".value",
        .shape = shape,
-       .dtype = at::kFloat,
+       .dtype = dtype_,
        .kind = StateKind::kGrowsByToken}};
 }
 
@@ -133,7 +131,7 @@ at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& co
     return o_proj_(attend_cache(q_THP, k_THP, v_THP, context).flatten(1));
   }
   const at::Tensor& starts = context.layout.starts_B1;
-  return o_proj_(ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_).flatten(1));
+  return o_proj_(ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_).out_THP.flatten(1));
 }
 
 at::Tensor Attention::attend_cache(

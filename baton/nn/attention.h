@@ -32,6 +32,7 @@ class Attention final : public Sublayer {
 
   AttentionConfig config_;
   double norm_eps_;
+  at::ScalarType dtype_;
   double scale_;
   std::string name_;
   Linear q_proj_;

@@ -6,6 +6,8 @@
 #include <limits>
 #include <string>
 
+#include <c10/core/ScalarType.h>
+
 #include "baton/base/config.h"
 
 namespace baton::nn {
@@ -142,6 +144,7 @@ struct MlpConfig {
 /// What all layers of a model share.
 struct LayerConfig {
   std::int64_t width = 512;
+  at::ScalarType dtype = at::kFloat; ///< of parameters and activations
   double norm_eps = 1e-5;
   double dropout = 0.0;
   double start_deviation = 0.02;

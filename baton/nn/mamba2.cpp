@@ -57,6 +57,8 @@ ParameterSpec::StartValues start_a_log(const Mamba2Config& config) {
 
 Mamba2Core::Mamba2Core(const MixerArguments& arguments, const Mamba2Config& config)
     : config_(config),
+      // States stay fp32 in a bf16 model.
+      dtype_(at::promote_types(arguments.layer.dtype, at::kFloat)),
       conv_state_name_(arguments.name + ".conv"),
       ssm_state_name_(arguments.name + ".ssm") {
   check_config(config);
@@ -116,29 +118,37 @@ std::vector<StateSpec> Mamba2Core::states() const {
   return {
       {.name = conv_state_name_,
        .shape = {conv_channels(), config_.conv_width - 1},
-       .dtype = at::kFloat,
+       .dtype = dtype_,
        .kind = StateKind::kFixedSlot},
       {.name = ssm_state_name_,
        .shape = {config_.num_heads, config_.head_dim, config_.state_size},
-       .dtype = at::kFloat,
+       .dtype = dtype_,
        .kind = StateKind::kFixedSlot}};
 }
 
-Mamba2Core::Convolved Mamba2Core::split(const at::Tensor& xbc_TC) const {
+ops::SsdInputs Mamba2Core::scan_inputs(
+    const at::Tensor& convolved_TC,
+    const at::Tensor& input_TC,
+    const StepContext& context) const {
   const std::int64_t inner = config_.inner();
   const std::int64_t grouped = config_.num_groups * config_.state_size;
   const auto grouped_view = [&](std::int64_t from) {
-    return xbc_TC.slice(1, from, from + grouped)
+    return convolved_TC.slice(1, from, from + grouped)
         .unflatten(1, {config_.num_groups, config_.state_size});
   };
   return {
-      .x_THP = xbc_TC.slice(1, 0, inner).unflatten(1, {config_.num_heads, config_.head_dim}),
+      .x_THP = convolved_TC.slice(1, 0, inner).unflatten(1, {config_.num_heads, config_.head_dim}),
+      .dt_TH = input_TC.slice(1, conv_channels()),
+      .A_H = A_log_->value.exp().neg(),
       .B_TGN = grouped_view(inner),
-      .C_TGN = grouped_view(inner + grouped)};
-}
-
-at::Tensor Mamba2Core::negative_rates() const {
-  return A_log_->value.exp().neg();
+      .C_TGN = grouped_view(inner + grouped),
+      .starts = context.layout.starts_B1,
+      .D = D_->value,
+      .time_step = {
+          .bias_H = dt_bias_->value,
+          .softplus = true,
+          .min = config_.dt_min,
+          .max = config_.dt_max}};
 }
 
 at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& context) const {
@@ -150,18 +160,7 @@ at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& cont
                                 {},
                                 true)
                                 .y_TC;
-  const Convolved parts = split(xbc_TC);
-  return ops::ssd({.x_THP = parts.x_THP,
-                   .dt_TH = input_TC.slice(1, conv_channels()),
-                   .A_H = negative_rates(),
-                   .B_TGN = parts.B_TGN,
-                   .C_TGN = parts.C_TGN,
-                   .starts_B1 = context.layout.starts_B1,
-                   .D = D_->value,
-                   .dt_bias_H = dt_bias_->value,
-                   .dt_min = config_.dt_min,
-                   .dt_max = config_.dt_max})
-      .y_THP.flatten(1);
+  return ops::ssd(scan_inputs(xbc_TC, input_TC, context)).y_THP.flatten(1);
 }
 
 at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& context) const {
@@ -176,20 +175,9 @@ at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& co
       {.initial_states = conv_state, .initial_slots_B = layout.initial_slots_B},
       true);
   ops::write_slots_(conv_state, layout.final_slots_B, convolved.final_states_BCK);
-  const Convolved parts = split(convolved.y_TC);
   const ops::SsdOutput scanned = ops::ssd(
-      {.x_THP = parts.x_THP,
-       .dt_TH = input_TC.slice(1, conv_channels()),
-       .A_H = negative_rates(),
-       .B_TGN = parts.B_TGN,
-       .C_TGN = parts.C_TGN,
-       .starts_B1 = layout.starts_B1,
-       .D = D_->value,
-       .dt_bias_H = dt_bias_->value,
-       .initial_states = ssm_state,
-       .initial_slots_B = layout.initial_slots_B,
-       .dt_min = config_.dt_min,
-       .dt_max = config_.dt_max});
+      scan_inputs(convolved.y_TC, input_TC, context),
+      {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B});
   ops::write_slots_(ssm_state, layout.final_slots_B, scanned.final_states_BHPN);
   return scanned.y_THP.flatten(1);
 }
@@ -204,18 +192,8 @@ at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& conte
       context.cache->at(conv_state_name_),
       slots,
       true);
-  const Convolved parts = split(xbc_TC);
-  return ops::ssd_step_({.x_BHP = parts.x_THP,
-                         .dt_BH = input_TC.slice(1, conv_channels()),
-                         .A_H = negative_rates(),
-                         .B_BGN = parts.B_TGN,
-                         .C_BGN = parts.C_TGN,
-                         .states_SHPN = context.cache->at(ssm_state_name_),
-                         .slots_B = slots,
-                         .D = D_->value,
-                         .dt_bias_H = dt_bias_->value,
-                         .dt_min = config_.dt_min,
-                         .dt_max = config_.dt_max})
+  return ops::ssd_step_(
+             scan_inputs(xbc_TC, input_TC, context), context.cache->at(ssm_state_name_), slots)
       .flatten(1);
 }
 

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/nn/mixer.h"
+#include "baton/ops/ssd.h"
 
 namespace baton::nn {
 
@@ -23,18 +24,16 @@ class Mamba2Core final : public MixerCore {
   at::Tensor step(const at::Tensor& input_TC, const StepContext& context) const override;
 
  private:
-  /// Views of the convolved columns x, B, C.
-  struct Convolved {
-    at::Tensor x_THP;
-    at::Tensor B_TGN;
-    at::Tensor C_TGN;
-  };
-
   std::int64_t conv_channels() const;
-  Convolved split(const at::Tensor& xbc_TC) const;
-  at::Tensor negative_rates() const;
+
+  /// Views of the convolved columns x, B, C and of the projected column dt, with the parameters.
+  ops::SsdInputs scan_inputs(
+      const at::Tensor& convolved_TC,
+      const at::Tensor& input_TC,
+      const StepContext& context) const;
 
   Mamba2Config config_;
+  at::ScalarType dtype_;
   std::string conv_state_name_;
   std::string ssm_state_name_;
   const Parameter* conv_weight_ = nullptr;

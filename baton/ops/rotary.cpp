@@ -17,8 +17,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using Signature =
-    at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, bool);
+using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, bool);
 
 class RotaryFunction : public torch::autograd::Function<RotaryFunction> {
  public:
@@ -59,12 +58,8 @@ at::Tensor rotary_autograd(
       x_THP, positions_T, inverse_frequencies, attention_factor, interleaved);
 }
 
-at::Tensor rotary_meta(
-    const at::Tensor& x_THP,
-    const at::Tensor&,
-    const at::Tensor&,
-    double,
-    bool) {
+at::Tensor
+rotary_meta(const at::Tensor& x_THP, const at::Tensor&, const at::Tensor&, double, bool) {
   check_activation("x", x_THP);
   return at::empty_symint(x_THP.sym_sizes(), x_THP.options());
 }
@@ -72,8 +67,8 @@ at::Tensor rotary_meta(
 /// The pair index at which a wavelength of length / turns positions lies, as a real number.
 double pair_of_turns(double turns, std::int64_t channels, const RotaryConfig& config) {
   const double length = static_cast<double>(config.original_length);
-  return static_cast<double>(channels) *
-         std::log(length / (turns * 2.0 * std::numbers::pi)) / (2.0 * std::log(config.base));
+  return static_cast<double>(channels) * std::log(length / (turns * 2.0 * std::numbers::pi)) /
+         (2.0 * std::log(config.base));
 }
 
 /// Share of each pair that keeps its frequency: 1 for short wavelengths, 0 for those longer than
@@ -94,7 +89,9 @@ at::Tensor yarn_kept_share(std::int64_t channels, const RotaryConfig& config) {
 } // namespace
 
 RotaryFrequencies rotary_frequencies(const RotaryConfig& config) {
-  const auto turning = static_cast<std::int64_t>(static_cast<double>(config.head_dim) * config.fraction);
+  // The margin keeps a fraction like 2/3 of 6 channels from losing one to rounding.
+  const auto turning =
+      static_cast<std::int64_t>(static_cast<double>(config.head_dim) * config.fraction + 1e-6);
   const std::int64_t channels = turning / 2 * 2;
   TORCH_CHECK(
       channels >= 2,
@@ -104,7 +101,8 @@ RotaryFrequencies rotary_frequencies(const RotaryConfig& config) {
       config.head_dim);
   const at::Tensor exponent =
       at::arange(channels / 2, at::kDouble) * (2.0 / static_cast<double>(channels));
-  const at::Tensor plain = at::pow(at::scalar_tensor(config.base, at::kDouble), exponent).reciprocal();
+  const at::Tensor plain =
+      at::pow(at::scalar_tensor(config.base, at::kDouble), exponent).reciprocal();
   RotaryFrequencies result;
   if (config.scaling == "none") {
     result.inverse_frequencies = plain;

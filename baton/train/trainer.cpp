@@ -16,7 +16,6 @@
 #include "baton/checkpoint/save.h"
 #include "baton/data/tokenizer.h"
 #include "baton/train/evaluation.h"
-#include "baton/train/loss_curve.h"
 
 namespace baton::train {
 namespace {
@@ -77,10 +76,10 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
   }
   const at::Device device(recipe_.run.device);
   model_.parameters().initialize(
-      static_cast<std::uint64_t>(recipe_.run.seed), model_.dtype(), device);
+      static_cast<std::uint64_t>(recipe_.run.seed), recipe_.model.scalar_type(), device);
   optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
   resume_from_newest(resume);
-  metrics_ = std::make_unique<MetricsWriter>(recipe_.run.folder, step_);
+  log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
 }
 
 void Trainer::resume_from_newest(Resume resume) {
@@ -122,7 +121,7 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
     if (valid_ && (last || due(recipe_.train.eval_interval))) {
       metrics.valid_loss = result.valid_loss = evaluate();
     }
-    metrics_->append(metrics);
+    log_->append(metrics);
     progress.update(step_, progress_note(metrics));
     if (last || due(recipe_.checkpoint.interval)) {
       save();
@@ -132,7 +131,7 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
   if (saved_at_ != step_) {
     save();
   }
-  draw_loss_curve(recipe_.run.folder);
+  log_->draw_curve();
   result.steps = step_;
   result.complete = step_ == recipe_.train.steps;
   return result;
@@ -204,6 +203,7 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save() {
+  log_->sync();
   const NamedTensors state = optimizer_->state();
   checkpoint::save_checkpoint(
       {.step = step_,
@@ -218,4 +218,4 @@ void Trainer::save() {
   saved_at_ = step_;
 }
 
-}  // namespace baton::train
+} // namespace baton::train
