@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/forward_only.h"
 
+#include <vector>
+
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 
-#include <vector>
-
 namespace baton::ops {
 
-void run_forward_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                      torch::jit::Stack* stack) {
+void run_forward_only(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    torch::jit::Stack* stack) {
   const auto& arguments = op.schema().arguments();
   const auto given = torch::jit::last(*stack, arguments.size());
   std::vector<at::Tensor> written;
@@ -19,9 +21,12 @@ void run_forward_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
       continue;
     }
     const at::Tensor& tensor = given[i].toTensor();
-    TORCH_CHECK(!(at::GradMode::is_enabled() && tensor.requires_grad()), op.schema().name(),
-                " has no derivative, but its argument '", arguments[i].name(),
-                "' requires grad: detach it or turn grad mode off");
+    TORCH_CHECK(
+        !(at::GradMode::is_enabled() && tensor.requires_grad()),
+        op.schema().name(),
+        " has no derivative, but its argument '",
+        arguments[i].name(),
+        "' requires grad: detach it or turn grad mode off");
     if (arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite()) {
       written.push_back(tensor);
     }
@@ -37,4 +42,4 @@ void run_forward_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   }
 }
 
-}  // namespace baton::ops
+} // namespace baton::ops

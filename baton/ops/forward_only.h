@@ -9,7 +9,9 @@ namespace baton::ops {
 
 /// Boxed Autograd kernel: refuses an input that requires grad while grad mode is on, instead of
 /// dropping its gradient; otherwise runs the operator and counts the versions of what it writes.
-void run_forward_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                      torch::jit::Stack* stack);
+void run_forward_only(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    torch::jit::Stack* stack);
 
-}  // namespace baton::ops
+} // namespace baton::ops

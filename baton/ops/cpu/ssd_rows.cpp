@@ -4,10 +4,11 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/ssd_rows.cpp"
-#include <hwy/foreach_target.h>
-
-#include <hwy/contrib/math/math-inl.h>
+// clang-format off
+#include <hwy/foreach_target.h>  // must stand before the other headers of Highway
 #include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops::cpu {
@@ -58,8 +59,12 @@ void time_steps(const TimeStepRule& rule, Index n, const Real* raw, const Real* 
 }
 
 template <class Real>
-void time_step_gradients(const TimeStepRule& rule, Index n, const Real* raw, const Real* bias,
-                         Real* gradient) {
+void time_step_gradients(
+    const TimeStepRule& rule,
+    Index n,
+    const Real* raw,
+    const Real* bias,
+    Real* gradient) {
   for_vectors<Real>(n, [&](auto d, Index i) HWY_ATTR {
     const auto one = hn::Set(d, Real(1));
     auto value = hn::LoadU(d, raw + i);
@@ -74,8 +79,9 @@ void time_step_gradients(const TimeStepRule& rule, Index n, const Real* raw, con
       slope = hn::IfThenElse(hn::Gt(value, hn::Set(d, Real(20))), one, slope);
       value = softplus(d, value, Real(20));
     }
-    const auto clamped = hn::Or(hn::Lt(value, hn::Set(d, static_cast<Real>(rule.low))),
-                                hn::Gt(value, hn::Set(d, static_cast<Real>(rule.high))));
+    const auto clamped = hn::Or(
+        hn::Lt(value, hn::Set(d, static_cast<Real>(rule.low))),
+        hn::Gt(value, hn::Set(d, static_cast<Real>(rule.high))));
     const auto result = hn::Mul(slope, hn::LoadU(d, gradient + i));
     hn::StoreU(hn::IfThenZeroElse(clamped, result), d, gradient + i);
   });
@@ -84,23 +90,24 @@ void time_step_gradients(const TimeStepRule& rule, Index n, const Real* raw, con
 template <class Real>
 void decay_from_start(Index n, RunningSums<Real> sums, Real* out) {
   for_vectors<Real>(n, [&](auto d, Index i) HWY_ATTR {
-    hn::StoreU(hn::Exp(d, hn::Add(hn::LoadU(d, sums.high + i), hn::LoadU(d, sums.low + i))), d,
-               out + i);
+    hn::StoreU(
+        hn::Exp(d, hn::Add(hn::LoadU(d, sums.high + i), hn::LoadU(d, sums.low + i))), d, out + i);
   });
 }
 
 // (high_a - high_b) + (low_a - low_b)
 template <class D, class Real>
 HWY_INLINE hn::Vec<D> sum_difference(D d, Real high, Real low, RunningSums<Real> sums, Index j) {
-  return hn::Add(hn::Sub(hn::Set(d, high), hn::LoadU(d, sums.high + j)),
-                 hn::Sub(hn::Set(d, low), hn::LoadU(d, sums.low + j)));
+  return hn::Add(
+      hn::Sub(hn::Set(d, high), hn::LoadU(d, sums.high + j)),
+      hn::Sub(hn::Set(d, low), hn::LoadU(d, sums.low + j)));
 }
 
 template <class Real>
 void decay_to_end(Index n, RunningSums<Real> sums, Real* out) {
   for_vectors<Real>(n, [&](auto d, Index i) HWY_ATTR {
-    hn::StoreU(hn::Exp(d, sum_difference(d, sums.high[n - 1], sums.low[n - 1], sums, i)), d,
-               out + i);
+    hn::StoreU(
+        hn::Exp(d, sum_difference(d, sums.high[n - 1], sums.low[n - 1], sums, i)), d, out + i);
   });
 }
 
@@ -131,8 +138,12 @@ HWY_INLINE hn::Vec<D> masked_decay(D d, Mask mask, Index t, Index j, RunningSums
 }
 
 template <class Real>
-void decayed_scores(Index rows, ConstTile<Real> scores, RunningSums<Real> sums, const Real* dt,
-                    Tile<Real> weights) {
+void decayed_scores(
+    Index rows,
+    ConstTile<Real> scores,
+    RunningSums<Real> sums,
+    const Real* dt,
+    Tile<Real> weights) {
   const hn::ScalableTag<Real> d;
   const Index lanes = static_cast<Index>(hn::Lanes(d));
   for (Index t = 0; t < rows; ++t) {
@@ -141,8 +152,8 @@ void decayed_scores(Index rows, ConstTile<Real> scores, RunningSums<Real> sums, 
     for (; j <= t; j += lanes) {
       const auto mask = hn::FirstN(d, static_cast<std::size_t>(t + 1 - j));
       const auto decay = masked_decay(d, mask, t, j, sums);
-      const auto score = hn::Mul(hn::LoadU(d, scores.data + t * scores.stride + j),
-                                 hn::LoadU(d, dt + j));
+      const auto score =
+          hn::Mul(hn::LoadU(d, scores.data + t * scores.stride + j), hn::LoadU(d, dt + j));
       hn::StoreU(hn::IfThenElseZero(mask, hn::Mul(score, decay)), d, out + j);
     }
     for (; j < rows; j += lanes) {
@@ -187,8 +198,13 @@ void score_gradients(Index rows, const ScoreGradients<Real>& job) {
 }
 
 template <class Real>
-void start_output(Index rows, Index columns, const Real* weights, const Real* skip,
-                  ConstTile<Real> x, Tile<Real> y) {
+void start_output(
+    Index rows,
+    Index columns,
+    const Real* weights,
+    const Real* skip,
+    ConstTile<Real> x,
+    Tile<Real> y) {
   for (Index r = 0; r < rows; ++r) {
     const Real* from = x.data + r * x.stride;
     Real* to = y.data + r * y.stride;
@@ -245,22 +261,38 @@ void dot_rows(Index rows, Index columns, ConstTile<Real> a, ConstTile<Real> b, R
 }
 
 template <class Real>
-void accumulate_and_dot(Index rows, Index columns, const Real* weights, ConstTile<Real> a,
-                        ConstTile<Real> b, Tile<Real> sum, Real* dots) {
+void accumulate_and_dot(
+    Index rows,
+    Index columns,
+    const Real* weights,
+    ConstTile<Real> a,
+    ConstTile<Real> b,
+    Tile<Real> sum,
+    Real* dots) {
   for (Index r = 0; r < rows; ++r) {
     const Real* from = a.data + r * a.stride;
     Real* to = sum.data + r * sum.stride;
     dots[r] = weights[r] * inner_product(columns, from, b.data + r * b.stride);
     for_vectors<Real>(columns, [&](auto d, Index i) HWY_ATTR {
-      hn::StoreU(hn::MulAdd(hn::Set(d, weights[r]), hn::LoadU(d, from + i), hn::LoadU(d, to + i)),
-                 d, to + i);
+      hn::StoreU(
+          hn::MulAdd(hn::Set(d, weights[r]), hn::LoadU(d, from + i), hn::LoadU(d, to + i)),
+          d,
+          to + i);
     });
   }
 }
 
 template <class Real>
-void input_gradients(Index rows, Index columns, const Real* dt, const Real* skip, ConstTile<Real> u,
-                     ConstTile<Real> dy, ConstTile<Real> x, Tile<Real> dx, Real* dots) {
+void input_gradients(
+    Index rows,
+    Index columns,
+    const Real* dt,
+    const Real* skip,
+    ConstTile<Real> u,
+    ConstTile<Real> dy,
+    ConstTile<Real> x,
+    Tile<Real> dx,
+    Real* dots) {
   for (Index r = 0; r < rows; ++r) {
     const Real* from = u.data + r * u.stride;
     const Real* dy_row = dy.data + r * dy.stride;
@@ -277,21 +309,33 @@ void input_gradients(Index rows, Index columns, const Real* dt, const Real* skip
 }
 
 template <class Real>
-void accumulate_products(Index rows, Index columns, ConstTile<Real> a, ConstTile<Real> b,
-                         Real* sum) {
+void accumulate_products(
+    Index rows,
+    Index columns,
+    ConstTile<Real> a,
+    ConstTile<Real> b,
+    Real* sum) {
   for_vectors<Real>(columns, [&](auto d, Index i) HWY_ATTR {
     auto total = hn::LoadU(d, sum + i);
     for (Index r = 0; r < rows; ++r) {
-      total = hn::MulAdd(hn::LoadU(d, a.data + r * a.stride + i),
-                         hn::LoadU(d, b.data + r * b.stride + i), total);
+      total = hn::MulAdd(
+          hn::LoadU(d, a.data + r * a.stride + i), hn::LoadU(d, b.data + r * b.stride + i), total);
     }
     hn::StoreU(total, d, sum + i);
   });
 }
 
 template <class Real>
-void step(Index head_dim, Index state_dim, Real decay, Real dt, const Real* x, const Real* b,
-          const Real* c, Real* state, Real* y) {
+void step(
+    Index head_dim,
+    Index state_dim,
+    Real decay,
+    Real dt,
+    const Real* x,
+    const Real* b,
+    const Real* c,
+    Real* state,
+    Real* y) {
   const hn::ScalableTag<Real> d;
   const Index lanes = static_cast<Index>(hn::Lanes(d));
   for (Index p = 0; p < head_dim; ++p) {
@@ -300,8 +344,10 @@ void step(Index head_dim, Index state_dim, Real decay, Real dt, const Real* x, c
     auto sum = hn::Zero(d);
     Index n = 0;
     for (; n + lanes <= state_dim; n += lanes) {
-      const auto fresh = hn::MulAdd(hn::Set(d, decay), hn::LoadU(d, row + n),
-                                    hn::Mul(hn::Set(d, input), hn::LoadU(d, b + n)));
+      const auto fresh = hn::MulAdd(
+          hn::Set(d, decay),
+          hn::LoadU(d, row + n),
+          hn::Mul(hn::Set(d, input), hn::LoadU(d, b + n)));
       hn::StoreU(fresh, d, row + n);
       sum = hn::MulAdd(fresh, hn::LoadU(d, c + n), sum);
     }
@@ -317,17 +363,31 @@ void step(Index head_dim, Index state_dim, Real decay, Real dt, const Real* x, c
 template <class Real>
 const SsdRows<Real>& table() {
   static constexpr SsdRows<Real> kTable = {
-      &time_steps<Real>,         &time_step_gradients<Real>, &decay_from_start<Real>,
-      &decay_to_end<Real>,       &multiply<Real>,            &scale<Real>,
-      &decayed_scores<Real>,     &score_gradients<Real>,     &start_output<Real>,
-      &exchange_state<Real>,     &dot<Real>,                 &dot_rows<Real>,
-      &accumulate_and_dot<Real>, &input_gradients<Real>,     &accumulate_products<Real>,
+      &time_steps<Real>,
+      &time_step_gradients<Real>,
+      &decay_from_start<Real>,
+      &decay_to_end<Real>,
+      &multiply<Real>,
+      &scale<Real>,
+      &decayed_scores<Real>,
+      &score_gradients<Real>,
+      &start_output<Real>,
+      &exchange_state<Real>,
+      &dot<Real>,
+      &dot_rows<Real>,
+      &accumulate_and_dot<Real>,
+      &input_gradients<Real>,
+      &accumulate_products<Real>,
       &step<Real>};
   return kTable;
 }
 
-const SsdRows<float>* float_table() { return &table<float>(); }
-const SsdRows<double>* double_table() { return &table<double>(); }
+const SsdRows<float>* float_table() {
+  return &table<float>();
+}
+const SsdRows<double>* double_table() {
+  return &table<double>();
+}
 
 void widen(Index n, const c10::BFloat16* in, float* out) {
   const hn::ScalableTag<float> d;
@@ -368,8 +428,8 @@ void narrow(Index n, const float* in, c10::BFloat16* out) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace baton::ops::cpu
+} // namespace HWY_NAMESPACE
+} // namespace baton::ops::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -398,5 +458,5 @@ void narrow_row(std::int64_t n, const float* in, c10::BFloat16* out) {
   HWY_DYNAMIC_DISPATCH(narrow)(n, in, out);
 }
 
-}  // namespace baton::ops::cpu
-#endif  // HWY_ONCE
+} // namespace baton::ops::cpu
+#endif // HWY_ONCE
