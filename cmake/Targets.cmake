@@ -6,7 +6,7 @@ add_library(baton_flags INTERFACE)
 target_include_directories(baton_flags INTERFACE
   $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
 target_include_directories(baton_flags SYSTEM INTERFACE
-  $<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>)
+  "$<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>")
 target_link_libraries(baton_flags INTERFACE torch::openmp torch::cpu nlohmann_json::nlohmann_json
                       Threads::Threads)
 

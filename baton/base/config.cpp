@@ -211,7 +211,7 @@ bool is_list(const ConfigField& field) {
 }
 
 std::string trimmed(std::string_view text) {
-  const char* kBlanks = " \t\r\n";
+  constexpr const char* kBlanks = " \t\r\n";
   const std::size_t first = text.find_first_not_of(kBlanks);
   if (first == std::string_view::npos) {
     return "";
