@@ -192,8 +192,18 @@ at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& conte
       context.cache->at(conv_state_name_),
       slots,
       true);
+  const ops::SsdInputs inputs = scan_inputs(xbc_TC, input_TC, context);
+  at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
   return ops::ssd_step_(
-             scan_inputs(xbc_TC, input_TC, context), context.cache->at(ssm_state_name_), slots)
+             {.x_BHP = inputs.x_THP,
+              .dt_BH = inputs.dt_TH,
+              .A_H = inputs.A_H,
+              .B_BGN = inputs.B_TGN,
+              .C_BGN = inputs.C_TGN,
+              .D = inputs.D,
+              .time_step = inputs.time_step},
+             states_SHPN,
+             slots)
       .flatten(1);
 }
 
