@@ -202,7 +202,11 @@ TEST(Save, KilledAtAnyPointAWholeCheckpointRemains) {
 TEST(Save, KilledAtRandomMomentsAWholeCheckpointRemains) {
   constexpr int kTries = 40;
   const ScratchFolder run;
+  // Delays follow the time of a save, so that a loaded machine sees kills inside of saves as well.
+  const auto begin = std::chrono::steady_clock::now();
   save_checkpoint(example_contents(0), {run.path()});
+  const auto one_save = std::chrono::duration_cast<std::chrono::microseconds>(
+      std::chrono::steady_clock::now() - begin);
   unsigned random = 12345;
   std::int64_t last = 0;
   for (int i = 0; i < kTries; ++i) {
@@ -214,7 +218,7 @@ TEST(Save, KilledAtRandomMomentsAWholeCheckpointRemains) {
       _exit(0);
     }
     random = random * 1664525 + 1013904223;
-    usleep(random % 30'000);
+    usleep(random % (4 * static_cast<unsigned>(one_save.count())));
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     const std::int64_t step = newest_step(run.path());

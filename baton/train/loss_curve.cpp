@@ -104,7 +104,7 @@ std::vector<double> ticks(Range range, double distance) {
 // so that the curve starts at the first value; at the right end they reach to the last value.
 std::vector<Point> smoothed(const std::vector<Point>& points) {
   const auto count = static_cast<std::ptrdiff_t>(points.size());
-  const std::ptrdiff_t half = count / 80;
+  const std::ptrdiff_t half = count / 60;
   std::vector<double> sums(points.size() + 1, 0.0);
   for (std::size_t i = 0; i < points.size(); ++i) {
     sums[i + 1] = sums[i] + points[i].y;
@@ -173,6 +173,10 @@ Frame frame_of(const std::vector<Point>& train, const std::vector<Point>& valid)
   if (train.empty() && valid.empty()) {
     return {};
   }
+  // Runs that begin near step 0 begin at the corner.
+  if (steps.low > 0 && steps.low < 0.05 * steps.high) {
+    steps.low = 0;
+  }
   // A run of one step, or of one loss, still gets a frame around it.
   if (steps.low == steps.high) {
     steps = {steps.low - 1, steps.high + 1};
@@ -184,7 +188,7 @@ Frame frame_of(const std::vector<Point>& train, const std::vector<Point>& valid)
 
 std::string axes(const Frame& frame) {
   std::string out;
-  const double loss_distance = tick_distance(frame.losses, 7);
+  const double loss_distance = tick_distance(frame.losses, 12);
   const int decimals = std::clamp(-static_cast<int>(std::floor(std::log10(loss_distance))), 0, 9);
   for (const double loss : ticks(frame.losses, loss_distance)) {
     const std::string y = fixed(frame.y(loss), 1);
@@ -217,8 +221,10 @@ std::string axes(const Frame& frame) {
 std::string
 legend_line(double y, const char* color, bool marker, const std::string& name, double last) {
   constexpr double kX = 610;
-  std::string out = "<path d=\"M" + fixed(kX, 1) + " " + fixed(y - 4, 1) + "h26\" stroke=\"" +
-                    color + "\" stroke-width=\"2.2\"/>\n";
+  std::string out = "<rect x=\"" + fixed(kX - 8, 1) + "\" y=\"" + fixed(y - 16, 1) + "\" width=\"" +
+                    fixed(kRight - kX + 8, 1) + "\" height=\"23\" fill=\"#ffffff\"/>\n";
+  out += "<path d=\"M" + fixed(kX, 1) + " " + fixed(y - 4, 1) + "h26\" stroke=\"" + color +
+         "\" stroke-width=\"2.2\"/>\n";
   if (marker) {
     out += "<circle cx=\"" + fixed(kX + 13, 1) + "\" cy=\"" + fixed(y - 4, 1) +
            "\" r=\"3.2\" fill=\"" + color + "\"/>\n";
@@ -237,7 +243,7 @@ curves(const std::vector<Point>& train, const std::vector<Point>& valid, const F
   double legend_y = kTop + 22;
   if (!train.empty()) {
     const std::vector<Point> smooth = smoothed(train);
-    out += line_path(path_of(train, frame), kTrainColor, 1.0, 0.28);
+    out += line_path(path_of(train, frame), kTrainColor, 1.0, 0.40);
     out += line_path(path_of(smooth, frame), kTrainColor, 2.2, 1.0);
     out += legend_line(legend_y, kTrainColor, false, "training, smoothed", smooth.back().y);
     legend_y += 22;
