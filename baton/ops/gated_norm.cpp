@@ -2,6 +2,7 @@
 #include "baton/ops/gated_norm.h"
 
 #include <tuple>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -16,144 +17,148 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using OptionalTensor = std::optional<at::Tensor>;
-using Forward = at::Tensor(
-    const at::Tensor&,
-    const at::Tensor&,
-    const OptionalTensor&,
-    double,
-    std::int64_t,
-    bool);
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-using Backward = Gradients(
-    const at::Tensor&,
-    const at::Tensor&,
-    const at::Tensor&,
-    const OptionalTensor&,
-    double,
-    std::int64_t,
-    bool);
+std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::make_optional(tensor) : std::nullopt;
+}
 
 class GatedNormFunction : public torch::autograd::Function<GatedNormFunction> {
  public:
   static at::Tensor forward(
       AutogradContext* context,
-      const at::Tensor& y_TD,
-      const at::Tensor& z_TD,
-      const OptionalTensor& weight_D,
+      const at::Tensor& y,
+      const at::Tensor& z,
+      const std::optional<at::Tensor>& weight,
       double eps,
       std::int64_t group_size,
       bool gate_first) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({y_TD, z_TD, weight_D.value_or(at::Tensor())});
+    context->save_for_backward({y, z, weight.value_or(at::Tensor())});
     context->saved_data["eps"] = eps;
     context->saved_data["group_size"] = group_size;
     context->saved_data["gate_first"] = gate_first;
-    return gated_norm(
-        y_TD, z_TD, weight_D, {.eps = eps, .group_size = group_size, .gate_first = gate_first});
+    return gated_norm(y, z, weight, {eps, group_size, gate_first});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("baton::gated_norm_backward", "")
-                               .typed<Backward>();
     const variable_list saved = context->get_saved_variables();
-    auto [dy, dz, dweight] = op.call(
-        gradients[0],
-        saved[0],
-        saved[1],
-        saved[2].defined() ? OptionalTensor(saved[2]) : std::nullopt,
-        context->saved_data["eps"].toDouble(),
-        context->saved_data["group_size"].toInt(),
-        context->saved_data["gate_first"].toBool());
-    return {
-        dy,
-        dz,
-        saved[2].defined() ? dweight : at::Tensor(),
-        at::Tensor(),
-        at::Tensor(),
-        at::Tensor()};
+    const GatedNormConfig config{
+        .eps = context->saved_data["eps"].toDouble(),
+        .group_size = context->saved_data["group_size"].toInt(),
+        .gate_first = context->saved_data["gate_first"].toBool()};
+    GatedNormGradients found =
+        gated_norm_backward(gradients[0], saved[0], saved[1], if_defined(saved[2]), config);
+    const at::Tensor none;
+    return {found.y, found.z, saved[2].defined() ? found.weight : none, none, none, none};
   }
 };
 
 at::Tensor gated_norm_autograd(
-    const at::Tensor& y_TD,
-    const at::Tensor& z_TD,
-    const OptionalTensor& weight_D,
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
     double eps,
     std::int64_t group_size,
     bool gate_first) {
-  return GatedNormFunction::apply(y_TD, z_TD, weight_D, eps, group_size, gate_first);
+  return GatedNormFunction::apply(y, z, weight, eps, group_size, gate_first);
 }
 
 at::Tensor gated_norm_meta(
-    const at::Tensor& y_TD,
-    const at::Tensor& z_TD,
-    const OptionalTensor& weight_D,
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
     double eps,
     std::int64_t group_size,
-    bool) {
-  check_gated_norm(y_TD, z_TD, weight_D, eps, group_size);
-  return at::empty_symint(y_TD.sym_sizes(), y_TD.options());
+    bool gate_first) {
+  check_gated_norm(y, z, weight, {eps, group_size, gate_first});
+  return at::empty_symint(y.sym_sizes(), y.options());
 }
 
-Gradients gated_norm_backward_meta(
-    const at::Tensor&,
-    const at::Tensor& y_TD,
-    const at::Tensor& z_TD,
-    const OptionalTensor& weight_D,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_meta(
+    const at::Tensor& dout,
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
     double eps,
     std::int64_t group_size,
-    bool) {
-  check_gated_norm(y_TD, z_TD, weight_D, eps, group_size);
+    bool gate_first) {
+  check_gated_norm(y, z, weight, {eps, group_size, gate_first});
+  check_same("dout", dout, "y", y);
   return {
-      at::empty_symint(y_TD.sym_sizes(), y_TD.options()),
-      at::empty_symint(z_TD.sym_sizes(), z_TD.options()),
-      weight_D ? at::empty_symint(weight_D->sym_sizes(), weight_D->options())
-               : at::empty({0}, y_TD.options())};
+      at::empty_symint(y.sym_sizes(), y.options()),
+      at::empty_symint(y.sym_sizes(), y.options()),
+      weight ? at::empty_symint(weight->sym_sizes(), weight->options())
+             : at::empty({0}, y.options())};
 }
 
 } // namespace
 
 void check_gated_norm(
-    const at::Tensor& y_TD,
-    const at::Tensor& z_TD,
-    const OptionalTensor& weight_D,
-    double eps,
-    std::int64_t group_size) {
-  check_activation("y", y_TD);
-  TORCH_CHECK(y_TD.dim() == 2, "y must be [T, D], got ", y_TD.sym_sizes());
-  check_same("z", z_TD, "y", y_TD);
-  TORCH_CHECK(eps >= 0, "eps must not be negative: ", eps);
-  if (weight_D) {
-    check_channel_parameter("weight", *weight_D, y_TD.sym_size(1), y_TD);
-    TORCH_CHECK(
-        group_size > 0 && y_TD.sym_size(1) % group_size == 0,
-        "the channels must be a multiple of group_size: ",
-        y_TD.sym_size(1),
-        " vs ",
-        group_size);
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
+    const GatedNormConfig& config) {
+  check_activation("y", y);
+  TORCH_CHECK(y.dim() >= 1, "y must have a dim of channels");
+  check_same("z", z, "y", y);
+  if (!weight) {
+    return;
   }
+  check_channel_parameter("weight", *weight, y.sym_size(-1), y);
+  TORCH_CHECK(config.eps >= 0, "eps must not be negative: ", config.eps);
+  TORCH_CHECK(
+      config.group_size > 0 && y.sym_size(-1) % config.group_size == 0,
+      "channels must be a multiple of group_size: ",
+      y.sym_size(-1),
+      " vs ",
+      config.group_size);
 }
 
 at::Tensor gated_norm(
-    const at::Tensor& y_TD,
-    const at::Tensor& z_TD,
-    const OptionalTensor& weight_D,
-    const GatedNormOptions& options) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("baton::gated_norm", "").typed<Forward>();
-  return op.call(y_TD, z_TD, weight_D, options.eps, options.group_size, options.gate_first);
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
+    const GatedNormConfig& config) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("baton::gated_norm", "")
+                             .typed<at::Tensor(
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const std::optional<at::Tensor>&,
+                                 double,
+                                 std::int64_t,
+                                 bool)>();
+  return op.call(y, z, weight, config.eps, config.group_size, config.gate_first);
+}
+
+GatedNormGradients gated_norm_backward(
+    const at::Tensor& dout,
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
+    const GatedNormConfig& config) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("baton::gated_norm_backward", "")
+                             .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const std::optional<at::Tensor>&,
+                                 double,
+                                 std::int64_t,
+                                 bool)>();
+  auto [dy, dz, dweight] =
+      op.call(dout, y, z, weight, config.eps, config.group_size, config.gate_first);
+  return {std::move(dy), std::move(dz), std::move(dweight)};
 }
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
-      "gated_norm(Tensor y, Tensor z, Tensor? weight, float eps, int group_size, bool "
-      "gate_first=True) -> Tensor",
+      "gated_norm(Tensor y, Tensor z, Tensor? weight, float eps, int group_size, bool gate_first) "
+      "-> Tensor",
       {at::Tag::pt2_compliant_tag});
   library.def(
-      "gated_norm_backward(Tensor dout, Tensor y, Tensor z, Tensor? weight, float eps, int "
-      "group_size, bool gate_first) -> (Tensor, Tensor, Tensor)",
+      "gated_norm_backward(Tensor dout, Tensor y, Tensor z, Tensor? weight, float eps, "
+      "int group_size, bool gate_first) -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 

@@ -13,6 +13,7 @@
 
 #include "baton/ops/cpu/block_sums.h"
 #include "baton/ops/cpu/highway_targets.h"
+#include "baton/ops/cpu/row_blocks.h"
 #include "baton/ops/row_checks.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -127,17 +128,6 @@ namespace {
 
 HWY_EXPORT(forward_rows);
 HWY_EXPORT(backward_rows);
-
-// Rows of a block hold about this many values: enough work for a thread, little memory for sums.
-constexpr std::int64_t kValuesPerBlock = 65536;
-
-std::int64_t rows_per_block(std::int64_t channels) {
-  return std::max<std::int64_t>(1, kValuesPerBlock / std::max<std::int64_t>(1, channels));
-}
-
-at::ScalarType sum_dtype(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_rms_norm(x, weight, eps);
