@@ -10,7 +10,7 @@ Scan (Mamba-2)      ssd, ssd_backward, ssd_state, ssd_state_grad, ssd_step_
 Convolution         causal_conv1d, causal_conv1d_backward, causal_conv1d_step_
 Norms               rms_norm, gated_norm
 Attention           attention, paged_attention, paged_write_, rotary
-Feed-forward        squared_relu, swiglu, matvec, dropout
+Feed-forward        linear, matvec, squared_relu, swiglu, dropout
 Loss                cross_entropy, cross_entropy_with_grads
 States, training    write_slots_, adamw_, sum_squares
 
@@ -64,7 +64,10 @@ def _load() -> None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        raise ImportError(f"{path} does not load into torch {torch.__version__}: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ImportError(
+            f"{path} does not load into torch {torch.__version__}: {reason}"
+        ) from error
 
 
 _load()

@@ -86,6 +86,10 @@ def test_rotary(interleaved):
     )
 
 
+def test_linear():
+    gradcheck(baton.ops.linear, (values(TOKENS, 6), values(5, 6), values(5)))
+
+
 def test_activations():
     gradcheck(baton.ops.squared_relu, (values(TOKENS, 6),))
     gradcheck(baton.ops.swiglu, (values(TOKENS, 6),))

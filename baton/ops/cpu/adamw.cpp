@@ -44,21 +44,25 @@ struct AdamwSpan {
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
 namespace HWY_NAMESPACE {
+namespace {
+
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class D>
-hn::Vec<D> load_as(D d, const hn::TFromD<D>* from) {
+HWY_INLINE hn::Vec<D> load_as(D d, const hn::TFromD<D>* from) {
   return hn::LoadU(d, from);
 }
 
-hn::Vec<hn::ScalableTag<float>> load_as(hn::ScalableTag<float> d, const std::uint16_t* from) {
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_as(
+    hn::ScalableTag<float> d,
+    const std::uint16_t* from) {
   const hn::RebindToUnsigned<decltype(d)> bits;
   const hn::Rebind<std::uint16_t, decltype(d)> halves;
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, hn::LoadU(halves, from))));
 }
 
 template <class D>
-void store_as(D d, hn::Vec<D> values, hn::TFromD<D>* to) {
+HWY_INLINE void store_as(D d, hn::Vec<D> values, hn::TFromD<D>* to) {
   hn::StoreU(values, d, to);
 }
 
@@ -77,7 +81,8 @@ void store_as(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> values, 
 }
 
 template <class T, class P, class G>
-void update_vector(const AdamwSpan<T, P, G>& span, std::size_t at, const AdamwFactors<T>& factors) {
+HWY_INLINE void
+update_vector(const AdamwSpan<T, P, G>& span, std::size_t at, const AdamwFactors<T>& factors) {
   const hn::ScalableTag<T> d;
   const auto grad = hn::Mul(load_as(d, span.grad + at), hn::Set(d, factors.grad_scale));
   const auto exp_avg = hn::MulAdd(
@@ -176,6 +181,7 @@ void adamw_bf16_float_grad(
   update_span(span, factors);
 }
 
+} // namespace
 } // namespace HWY_NAMESPACE
 } // namespace baton::ops
 HWY_AFTER_NAMESPACE();

@@ -11,19 +11,21 @@
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
 namespace HWY_NAMESPACE {
+namespace {
+
 namespace hn = hwy::HWY_NAMESPACE;
 
 using Doubles = hn::ScalableTag<double>;
 
-hn::Vec<Doubles> load_doubles(Doubles d, const double* from) {
+HWY_INLINE hn::Vec<Doubles> load_doubles(Doubles d, const double* from) {
   return hn::LoadU(d, from);
 }
 
-hn::Vec<Doubles> load_doubles(Doubles d, const float* from) {
+HWY_INLINE hn::Vec<Doubles> load_doubles(Doubles d, const float* from) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, Doubles>(), from));
 }
 
-hn::Vec<Doubles> load_doubles(Doubles d, const std::uint16_t* from) {
+HWY_INLINE hn::Vec<Doubles> load_doubles(Doubles d, const std::uint16_t* from) {
   const hn::Rebind<float, Doubles> floats;
   const hn::RebindToUnsigned<decltype(floats)> bits;
   const hn::Rebind<std::uint16_t, Doubles> halves;
@@ -75,6 +77,7 @@ double sum_block_bf16(const std::uint16_t* values, std::size_t count) {
   return sum_block(values, count);
 }
 
+} // namespace
 } // namespace HWY_NAMESPACE
 } // namespace baton::ops
 HWY_AFTER_NAMESPACE();
