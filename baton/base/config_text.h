@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// How values, types and rules of a config read as text.
+#pragma once
+
+#include <string>
+
+#include "baton/base/config.h"
+
+namespace baton {
+
+/// A TOML basic string. Bytes that TOML forbids in one are escaped; UTF-8 passes.
+std::string quoted(const std::string& text);
+
+/// The shortest TOML float that reads back to the same bits.
+std::string number_text(double value);
+
+/// "a number", "a list of integers", ...
+std::string type_text(const FieldValue& value);
+
+/// "in [0, 1]", "at least 1", "one of \"cosine\", \"linear\"", or "" without a rule.
+std::string rule_text(const FieldRule& rule);
+
+} // namespace baton

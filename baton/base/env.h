@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every environment variable that Baton reads, in one table.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace baton {
+
+/// A variable of the environment and what it does.
+struct EnvVariable {
+  const char* name;
+  const char* default_text; ///< what an unset variable means
+  const char* meaning;
+};
+
+inline constexpr EnvVariable kEnvLog = {
+    "BATON_LOG",
+    "info",
+    "least level of messages on stderr: debug, info, warning or error"};
+inline constexpr EnvVariable kEnvProgress = {
+    "BATON_PROGRESS",
+    "line on a terminal, otherwise lines",
+    "progress of long work: line (one that is rewritten), lines (one now and then) or off"};
+inline constexpr EnvVariable kEnvThreads = {
+    "OMP_NUM_THREADS",
+    "one per core",
+    "threads of the CPU operators; read by the OpenMP runtime"};
+
+/// The value of a variable, or none if it is unset or empty.
+std::optional<std::string> read_env(const EnvVariable& variable);
+
+/// All of them, in the order of the reference.
+const std::vector<EnvVariable>& env_variables();
+
+/// A Markdown table of name, default and meaning.
+std::string print_env_reference();
+
+} // namespace baton

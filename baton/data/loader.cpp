@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/data/loader.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "baton/base/error.h"
+
+namespace baton {
+namespace {
+
+template <class Value>
+at::Tensor to_tensor(std::vector<Value> values, at::ScalarType dtype) {
+  auto* owned = new std::vector<Value>(std::move(values));
+  return at::from_blob(
+      owned->data(),
+      {static_cast<std::int64_t>(owned->size())},
+      [owned](void*) { delete owned; },
+      at::TensorOptions().dtype(dtype));
+}
+
+Microbatch to_microbatch(PackedTokens packed) {
+  std::vector<SequenceLayout::Sequence> sequences;
+  sequences.reserve(packed.pieces.size());
+  for (const PackedTokens::Piece& piece : packed.pieces) {
+    sequences.push_back({.length = piece.length, .first_position = piece.first});
+  }
+  Microbatch microbatch;
+  microbatch.index = packed.index;
+  microbatch.layout = make_layout(std::move(sequences));
+  for (std::size_t i = 0; i < packed.labels.size(); ++i) {
+    const bool counted = packed.mask.empty() || packed.mask[i] != 0.0F;
+    microbatch.targets += packed.labels[i] != kNoLabel && counted ? 1 : 0;
+  }
+  if (!packed.mask.empty()) {
+    microbatch.mask_T = to_tensor(std::move(packed.mask), at::kFloat);
+  }
+  microbatch.tokens_T = to_tensor(std::move(packed.tokens), at::kLong);
+  microbatch.labels_T = to_tensor(std::move(packed.labels), at::kLong);
+  return microbatch;
+}
+
+PackerConfig packer_config(const LoaderConfig& config) {
+  return {
+      .tokens_per_microbatch = config.tokens_per_microbatch,
+      .vocab_size = config.vocab_size,
+      .shuffle_seed = config.seed};
+}
+
+} // namespace
+
+/// Makes microbatches ahead on a thread of its own, in order, into a bounded queue.
+class Loader::Prefetcher {
+ public:
+  /// A microbatch and the place behind it, or what went wrong.
+  struct Item {
+    PackedTokens packed;
+    LoaderState after;
+    std::exception_ptr error;
+  };
+
+  Prefetcher(Packer packer, const LoaderState& from, int capacity)
+      : packer_(packer),
+        capacity_(static_cast<std::size_t>(capacity)),
+        thread_([this, from] { run(from); }) {}
+
+  ~Prefetcher() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopped_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  /// Throws the error in its turn, again on every further call.
+  Item take() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !ready_.empty(); });
+    if (ready_.front().error) {
+      std::rethrow_exception(ready_.front().error);
+    }
+    Item item = std::move(ready_.front());
+    ready_.pop_front();
+    lock.unlock();
+    changed_.notify_all();
+    return item;
+  }
+
+ private:
+  void run(LoaderState state) {
+    for (;;) {
+      Item item;
+      try {
+        item.packed = packer_.pack(state);
+        item.after = state;
+      } catch (...) {
+        item.error = std::current_exception();
+      }
+      const bool failed = item.error != nullptr;
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopped_ || ready_.size() < capacity_; });
+      if (stopped_) {
+        return;
+      }
+      ready_.push_back(std::move(item));
+      lock.unlock();
+      changed_.notify_all();
+      if (failed) {
+        return;
+      }
+    }
+  }
+
+  Packer packer_;
+  std::size_t capacity_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Item> ready_;
+  bool stopped_ = false;
+  std::thread thread_; // last: it uses the others
+};
+
+Loader::Loader(std::shared_ptr<const IndexedDataset> dataset, const LoaderConfig& config)
+    : dataset_(std::move(dataset)), config_(config), packer_(*dataset_, packer_config(config)) {
+  if (config.prefetch < 1) {
+    throw Error("prefetch must be at least 1: " + std::to_string(config.prefetch));
+  }
+  state_.seed = config.seed;
+  state_.dataset_documents = dataset_->num_documents();
+  state_.dataset_tokens = dataset_->num_tokens();
+}
+
+Loader::~Loader() = default;
+
+Microbatch Loader::next() {
+  if (!prefetcher_) {
+    prefetcher_ = std::make_unique<Prefetcher>(packer_, state_, config_.prefetch);
+  }
+  Prefetcher::Item item = prefetcher_->take();
+  state_ = item.after;
+  return to_microbatch(std::move(item.packed));
+}
+
+void Loader::skip(std::int64_t count) {
+  if (count == 0) {
+    return;
+  }
+  prefetcher_.reset();
+  packer_.skip(state_, count);
+}
+
+void Loader::restore(const LoaderState& state) {
+  const auto check = [](auto saved, auto own, const char* what) {
+    if (saved != own) {
+      throw Error(
+          std::string("cannot continue in this data: ") + what + " was " + std::to_string(saved) +
+          " and is " + std::to_string(own));
+    }
+  };
+  check(state.seed, state_.seed, "the seed");
+  check(state.dataset_documents, state_.dataset_documents, "the number of documents");
+  check(state.dataset_tokens, state_.dataset_tokens, "the number of tokens");
+  packer_.check(state);
+  prefetcher_.reset();
+  state_ = state;
+}
+
+EvalLoader::EvalLoader(
+    std::shared_ptr<const IndexedDataset> dataset,
+    std::int64_t tokens_per_microbatch,
+    std::int64_t vocab_size)
+    : dataset_(std::move(dataset)),
+      packer_(
+          *dataset_,
+          {.tokens_per_microbatch = tokens_per_microbatch,
+           .vocab_size = vocab_size,
+           .shuffle_seed = {}}) {}
+
+std::optional<Microbatch> EvalLoader::next() {
+  PackedTokens packed = packer_.pack(state_);
+  if (packed.tokens.empty()) {
+    return std::nullopt;
+  }
+  return to_microbatch(std::move(packed));
+}
+
+} // namespace baton
