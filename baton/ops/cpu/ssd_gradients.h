@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "baton/ops/cpu/product.h"
+#include "baton/ops/cpu/tile_product.h"
 #include "baton/ops/cpu/ssd_sweep.h"
 
 namespace baton::ops::cpu {
