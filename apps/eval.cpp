@@ -50,7 +50,8 @@ void run_eval(const EvalArguments& arguments) {
     throw Error(arguments.data + ": holds no token with a label");
   }
   const double loss = result.loss();
-  const double bits_per_byte = result.nll_sum / std::numbers::ln2 / static_cast<double>(result.bytes);
+  const double bits_per_byte =
+      result.nll_sum / std::numbers::ln2 / static_cast<double>(result.bytes);
   if (arguments.json) {
     const nlohmann::json json{
         {"loss", loss},

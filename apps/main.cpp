@@ -103,6 +103,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   // A reader that goes away (`baton ... | head`) ends the output, not the program.
   std::signal(SIGPIPE, SIG_IGN);
+  // A limit on file sizes fails the write, which has its message, and does not end the program.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return run(argc, argv);
   } catch (const baton::RunError& error) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/base/layout.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <limits>
 #include <utility>
+
+#include <ATen/ATen.h>
 
 namespace baton {
 namespace {
@@ -14,7 +14,7 @@ at::Tensor int32_tensor(const std::vector<std::int32_t>& values) {
   return at::tensor(values, at::TensorOptions().dtype(at::kInt));
 }
 
-}  // namespace
+} // namespace
 
 bool SequenceLayout::has_initial_states() const {
   return std::any_of(sequences.begin(), sequences.end(), [](const Sequence& sequence) {
@@ -30,7 +30,8 @@ bool SequenceLayout::has_final_states() const {
 
 at::Tensor SequenceLayout::positions() const {
   const at::Tensor lengths = at::diff(starts_B1).to(at::kLong);
-  const at::Tensor shift = first_positions_B.to(at::kLong) - starts_B1.slice(0, 0, -1).to(at::kLong);
+  const at::Tensor shift =
+      first_positions_B.to(at::kLong) - starts_B1.slice(0, 0, -1).to(at::kLong);
   const at::Tensor index = at::arange(num_tokens, starts_B1.options().dtype(at::kLong));
   return index + at::repeat_interleave(shift, lengths, 0, num_tokens);
 }
@@ -112,4 +113,4 @@ std::vector<std::int64_t> checked_starts(const at::Tensor& starts_B1, std::int64
   return starts;
 }
 
-}  // namespace baton
+} // namespace baton

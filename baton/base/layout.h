@@ -2,34 +2,34 @@
 // Where the sequences of a packed token stream begin, and which state slots they use.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 namespace baton {
 
 /// Layout of B sequences packed into T tokens, one after the other, without padding.
 ///
 /// Device tensors are what operators and kernels read; the host copy serves checks, CPU kernels and
-/// per-sequence loops. A sequence may be empty. Entries that a captured graph does not use are empty
-/// sequences at the end.
+/// per-sequence loops. A sequence may be empty. Entries that a captured graph does not use are
+/// empty sequences at the end.
 struct SequenceLayout {
   /// One sequence, as the host describes it.
   struct Sequence {
     std::int64_t length = 0;
-    std::int64_t first_position = 0;  ///< position of its first token within its document
-    std::int32_t initial_slot = -1;   ///< state slot to start from; -1 starts from zero
-    std::int32_t final_slot = -1;     ///< state slot that receives the final state; -1 drops it
+    std::int64_t first_position = 0; ///< position of its first token within its document
+    std::int32_t initial_slot = -1;  ///< state slot to start from; -1 starts from zero
+    std::int32_t final_slot = -1;    ///< state slot that receives the final state; -1 drops it
   };
 
-  at::Tensor starts_B1;           ///< int32 [B + 1], cumulative lengths, starts at 0, ends at T
-  at::Tensor first_positions_B;   ///< int32 [B]
-  at::Tensor initial_slots_B;     ///< int32 [B], -1 none
-  at::Tensor final_slots_B;       ///< int32 [B], -1 none
-  std::int64_t num_tokens = 0;    ///< T
-  std::int64_t longest = 0;       ///< largest length
-  std::vector<Sequence> sequences;  ///< host copy, in stream order
+  at::Tensor starts_B1;            ///< int32 [B + 1], cumulative lengths, starts at 0, ends at T
+  at::Tensor first_positions_B;    ///< int32 [B]
+  at::Tensor initial_slots_B;      ///< int32 [B], -1 none
+  at::Tensor final_slots_B;        ///< int32 [B], -1 none
+  std::int64_t num_tokens = 0;     ///< T
+  std::int64_t longest = 0;        ///< largest length
+  std::vector<Sequence> sequences; ///< host copy, in stream order
 
   std::int64_t num_sequences() const { return static_cast<std::int64_t>(sequences.size()); }
   bool has_initial_states() const;
@@ -52,4 +52,4 @@ SequenceLayout make_layout_from_lengths(const std::vector<std::int64_t>& lengths
 /// `num_tokens`. What a CPU operator calls first.
 std::vector<std::int64_t> checked_starts(const at::Tensor& starts_B1, std::int64_t num_tokens);
 
-}  // namespace baton
+} // namespace baton

@@ -8,8 +8,8 @@ namespace baton {
 namespace {
 
 TEST(Layout, PacksLengthsAndPositions) {
-  const SequenceLayout layout =
-      make_layout({{.length = 3}, {.length = 0}, {.length = 2, .first_position = 7, .final_slot = 1}});
+  const SequenceLayout layout = make_layout(
+      {{.length = 3}, {.length = 0}, {.length = 2, .first_position = 7, .final_slot = 1}});
   EXPECT_EQ(layout.num_tokens, 5);
   EXPECT_EQ(layout.longest, 3);
   EXPECT_TRUE(at::equal(layout.starts_B1, at::tensor({0, 3, 3, 5}, at::kInt)));
@@ -30,11 +30,12 @@ TEST(Layout, RefusesNegativeLengthsAndSlots) {
 }
 
 TEST(Layout, ChecksStarts) {
-  EXPECT_EQ(checked_starts(at::tensor({0, 2, 5}, at::kInt), 5), (std::vector<std::int64_t>{0, 2, 5}));
+  EXPECT_EQ(
+      checked_starts(at::tensor({0, 2, 5}, at::kInt), 5), (std::vector<std::int64_t>{0, 2, 5}));
   EXPECT_THROW(checked_starts(at::tensor({0, 3, 2}, at::kInt), 2), c10::Error);
   EXPECT_THROW(checked_starts(at::tensor({0, 4}, at::kInt), 5), c10::Error);
   EXPECT_THROW(checked_starts(at::tensor({0, 5}, at::kLong), 5), c10::Error);
 }
 
-}  // namespace
-}  // namespace baton
+} // namespace
+} // namespace baton

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/base/random.h"
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-
 #include <cmath>
 #include <numbers>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 namespace baton {
 namespace {
@@ -24,7 +24,7 @@ double to_unit(std::uint32_t word) {
 
 constexpr std::int64_t kGrain = 4096;
 
-}  // namespace
+} // namespace
 
 RandomKey RandomKey::with(std::string_view name) const {
   std::uint64_t value = mix(value_ ^ 0x6E616D65ULL);
@@ -86,4 +86,4 @@ at::Tensor normal(RandomKey key, at::IntArrayRef shape, double deviation) {
   return values;
 }
 
-}  // namespace baton
+} // namespace baton

@@ -3,11 +3,11 @@
 // a thread or the order of calls.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <array>
 #include <cstdint>
 #include <string_view>
+
+#include <ATen/core/Tensor.h>
 
 namespace baton {
 
@@ -40,4 +40,4 @@ at::Tensor uniform(RandomKey key, at::IntArrayRef shape, double low, double high
 /// Normal with mean 0, value i a function of (key, i) in row-major order. fp64 of `shape`.
 at::Tensor normal(RandomKey key, at::IntArrayRef shape, double deviation);
 
-}  // namespace baton
+} // namespace baton

@@ -35,5 +35,5 @@ TEST(Random, PhiloxKnownAnswer) {
   EXPECT_EQ(words[3], 0x9b00dbd8U);
 }
 
-}  // namespace
-}  // namespace baton
+} // namespace
+} // namespace baton

@@ -4,20 +4,15 @@
 #include <ATen/ATen.h>
 
 #include "baton/model/pattern.h"
-#include "baton/ops/cross_entropy.h"
-#include "baton/ops/linear.h"
-#include "baton/ops/rms_norm.h"
 
 namespace baton::model {
 namespace {
 
-const nn::Parameter&
-declare_matrix(nn::ParameterStore& store, const ModelConfig& config, const std::string& name) {
-  return store.declare(
-      {.name = name,
-       .shape = {config.vocabulary, config.width},
-       .cut = {.dim = 0, .parts = {}},
-       .start = nn::start_normal(config.start_deviation)});
+nn::VocabularyOptions vocabulary_options(const ModelConfig& config) {
+  return {
+      .vocabulary = config.vocabulary,
+      .width = config.width,
+      .start_deviation = config.start_deviation};
 }
 
 ModelConfig checked(const ModelConfig& config) {
@@ -45,18 +40,13 @@ Stack make_stack(const ModelConfig& config, nn::ParameterStore& store) {
 
 HybridModel::HybridModel(const ModelConfig& config)
     : config_(checked(config)),
-      embedding_(declare_matrix(store_, config_, "embedding.weight")),
+      embedding_(vocabulary_options(config_), store_),
       stack_(make_stack(config_, store_)),
-      final_norm_(store_.declare(
-          {.name = "final_norm.weight",
-           .shape = {config_.width},
-           .cut = {},
-           .start = nn::start_constant(1.0),
-           .weight_decay = false})) {
-  if (!config_.tied) {
-    lm_head_ = &declare_matrix(store_, config_, "lm_head.weight");
-  }
-}
+      head_(
+          vocabulary_options(config_),
+          config_.norm_eps,
+          config_.tied ? &embedding_ : nullptr,
+          store_) {}
 
 at::Tensor HybridModel::hidden(const at::Tensor& tokens_T, const nn::StepContext& context) const {
   TORCH_CHECK(
@@ -65,26 +55,22 @@ at::Tensor HybridModel::hidden(const at::Tensor& tokens_T, const nn::StepContext
       context.layout.num_tokens,
       " tokens, the batch ",
       tokens_T.sizes());
-  at::Tensor hidden_TD = at::embedding(embedding_.value, tokens_T);
+  at::Tensor hidden_TD = embedding_(tokens_T);
   if (config_.residual_fp32) {
     hidden_TD = hidden_TD.to(at::promote_types(hidden_TD.scalar_type(), at::kFloat));
   }
-  const StackOutput output = stack_.forward(hidden_TD, context);
-  return ops::rms_norm(
-      output.hidden_TD.to(final_norm_.value.scalar_type()), final_norm_.value, config_.norm_eps);
+  return head_.norm(stack_.forward(hidden_TD, context).hidden_TD);
 }
 
 at::Tensor HybridModel::logits(const at::Tensor& hidden_TD) const {
-  return ops::linear(hidden_TD, head().value, std::nullopt);
+  return head_.logits(hidden_TD);
 }
 
-LossOutput HybridModel::loss(
+nn::LossOutput HybridModel::loss(
     const at::Tensor& hidden_TD,
     const at::Tensor& labels_T,
     const std::optional<at::Tensor>& mask_T) const {
-  const ops::CrossEntropyOutput output =
-      ops::cross_entropy(hidden_TD, head().value, labels_T, mask_T);
-  return {.loss_sum = output.loss_sum, .nll_T = output.nll_T};
+  return head_.loss(hidden_TD, labels_T, mask_T);
 }
 
 } // namespace baton::model

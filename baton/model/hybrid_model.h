@@ -10,17 +10,12 @@
 
 #include "baton/model/config.h"
 #include "baton/model/stack.h"
+#include "baton/nn/embedding.h"
+#include "baton/nn/lm_head.h"
 #include "baton/nn/parameter.h"
 #include "baton/nn/step_context.h"
 
 namespace baton::model {
-
-/// Sums over the tokens of a microbatch; the caller divides by its global count.
-struct LossOutput {
-  at::Tensor
-      loss_sum;     ///< scalar; differentiable; sum over tokens of mask * negative log-likelihood
-  at::Tensor nll_T; ///< negative log-likelihood of each token, 0 where masked; no gradient
-};
 
 class HybridModel {
  public:
@@ -35,7 +30,7 @@ class HybridModel {
   at::Tensor logits(const at::Tensor& hidden_TD) const;
 
   /// labels_T int64, -100 where a token has no label; mask_T fp32 weighs tokens, absent means 1.
-  LossOutput loss(
+  nn::LossOutput loss(
       const at::Tensor& hidden_TD,
       const at::Tensor& labels_T,
       const std::optional<at::Tensor>& mask_T) const;
@@ -46,14 +41,11 @@ class HybridModel {
   std::vector<nn::StateSpec> states() const { return stack_.states(); }
 
  private:
-  const nn::Parameter& head() const { return lm_head_ == nullptr ? embedding_ : *lm_head_; }
-
   ModelConfig config_;
   nn::ParameterStore store_;
-  const nn::Parameter& embedding_;
+  nn::Embedding embedding_;
   Stack stack_;
-  const nn::Parameter& final_norm_;
-  const nn::Parameter* lm_head_ = nullptr; ///< null when tied
+  nn::LmHead head_;
 };
 
 } // namespace baton::model

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/model/hybrid_model.h"
 
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include "baton/base/random.h"
 
@@ -172,5 +172,5 @@ TEST(HybridModel, TapsHiddenStates) {
   EXPECT_FALSE(at::equal(output.tapped[0], output.hidden_TD));
 }
 
-}  // namespace
-}  // namespace baton::model
+} // namespace
+} // namespace baton::model

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/parameter.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <numeric>
 #include <utility>
+
+#include <ATen/ATen.h>
 
 namespace baton::nn {
 namespace {
@@ -14,22 +14,26 @@ at::ScalarType storage_dtype(const ParameterSpec& spec, at::ScalarType dtype) {
   return spec.keep_fp32 && dtype != at::kDouble ? at::kFloat : dtype;
 }
 
-}  // namespace
+} // namespace
 
 ParameterSpec::StartValues start_constant(double value) {
   return [value](RandomKey, at::IntArrayRef shape) { return at::full(shape, value, at::kDouble); };
 }
 
 ParameterSpec::StartValues start_normal(double deviation) {
-  return [deviation](RandomKey key, at::IntArrayRef shape) { return normal(key, shape, deviation); };
+  return
+      [deviation](RandomKey key, at::IntArrayRef shape) { return normal(key, shape, deviation); };
 }
 
 ParameterSpec::StartValues start_uniform(double low, double high) {
-  return [low, high](RandomKey key, at::IntArrayRef shape) { return uniform(key, shape, low, high); };
+  return
+      [low, high](RandomKey key, at::IntArrayRef shape) { return uniform(key, shape, low, high); };
 }
 
 const Parameter& ParameterStore::declare(ParameterSpec spec) {
-  const auto same_name = [&](const Parameter& parameter) { return parameter.spec.name == spec.name; };
+  const auto same_name = [&](const Parameter& parameter) {
+    return parameter.spec.name == spec.name;
+  };
   TORCH_INTERNAL_ASSERT(
       std::none_of(parameters_.begin(), parameters_.end(), same_name),
       "parameter declared twice: ",
@@ -50,14 +54,15 @@ void ParameterStore::initialize(std::uint64_t seed, at::ScalarType dtype, at::De
   allocate(dtype, device);
   const RandomKey key = RandomKey(seed).with("start values");
   for (Parameter& parameter : parameters_) {
-    const at::Tensor values = parameter.spec.start(key.with(parameter.spec.name), parameter.spec.shape);
+    const at::Tensor values =
+        parameter.spec.start(key.with(parameter.spec.name), parameter.spec.shape);
     parameter.value.detach().copy_(values);
   }
 }
 
 const Parameter& ParameterStore::at(std::string_view name) const {
-  const auto found = std::find_if(
-      parameters_.begin(), parameters_.end(), [&](const Parameter& parameter) {
+  const auto found =
+      std::find_if(parameters_.begin(), parameters_.end(), [&](const Parameter& parameter) {
         return parameter.spec.name == name;
       });
   TORCH_CHECK(found != parameters_.end(), "no parameter named '", name, "'");
@@ -66,7 +71,10 @@ const Parameter& ParameterStore::at(std::string_view name) const {
 
 std::int64_t ParameterStore::num_values() const {
   return std::accumulate(
-      parameters_.begin(), parameters_.end(), std::int64_t{0}, [](std::int64_t sum, const auto& item) {
+      parameters_.begin(),
+      parameters_.end(),
+      std::int64_t{0},
+      [](std::int64_t sum, const auto& item) {
         return sum + std::accumulate(
                          item.spec.shape.begin(),
                          item.spec.shape.end(),
@@ -83,4 +91,4 @@ std::map<std::string, at::Tensor> parameter_tensors(const ParameterStore& store)
   return tensors;
 }
 
-}  // namespace baton::nn
+} // namespace baton::nn

@@ -2,8 +2,6 @@
 // Parameters as data: what a layer declares, and the storage that holds the values.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -11,6 +9,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "baton/base/random.h"
 
@@ -29,18 +29,18 @@ struct ParameterSpec {
   /// may compute the slice that it holds.
   using StartValues = std::function<at::Tensor(RandomKey, at::IntArrayRef)>;
 
-  std::string name;                 ///< "layers.3.mixer.in_proj.weight"
-  std::vector<std::int64_t> shape;  ///< global
+  std::string name;                ///< "layers.3.mixer.in_proj.weight"
+  std::vector<std::int64_t> shape; ///< global
   ParameterCut cut;
-  std::string gradient_group = "data";  ///< mesh axes over which its gradient is summed
+  std::string gradient_group = "data"; ///< mesh axes over which its gradient is summed
   StartValues start;
-  bool weight_decay = true;  ///< false for biases, norms, A_log, D, dt_bias
-  bool keep_fp32 = false;    ///< stays fp32 (fp64 in an fp64 model) whatever the model's dtype
+  bool weight_decay = true; ///< false for biases, norms, A_log, D, dt_bias
+  bool keep_fp32 = false;   ///< stays fp32 (fp64 in an fp64 model) whatever the model's dtype
 };
 
 struct Parameter {
   ParameterSpec spec;
-  at::Tensor value;  ///< a leaf that requires grad after `ParameterStore::initialize`
+  at::Tensor value; ///< a leaf that requires grad after `ParameterStore::initialize`
 };
 
 /// Start values of the usual kinds.
@@ -75,4 +75,4 @@ class ParameterStore {
 /// The values by name, without gradients: what checkpoints read and write.
 std::map<std::string, at::Tensor> parameter_tensors(const ParameterStore& store);
 
-}  // namespace baton::nn
+} // namespace baton::nn

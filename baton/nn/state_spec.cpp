@@ -11,4 +11,4 @@ const at::Tensor& CacheView::at(const std::string& name) const {
   return found->second;
 }
 
-}  // namespace baton::nn
+} // namespace baton::nn

@@ -12,18 +12,18 @@ namespace baton::nn {
 
 /// Which form of a layer runs.
 enum class Form {
-  kTrain,    ///< whole sequences from zero states; gradients flow
-  kPrefill,  ///< sequences continue from cache slots and leave their states there
-  kStep,     ///< as prefill with exactly one token a sequence
+  kTrain,   ///< whole sequences from zero states; gradients flow
+  kPrefill, ///< sequences continue from cache slots and leave their states there
+  kStep,    ///< as prefill with exactly one token a sequence
 };
 
 struct StepContext {
   const SequenceLayout& layout;
-  at::Tensor positions_T;            ///< int64, `layout.positions()`, computed once a pass
-  const CacheView* cache = nullptr;  ///< null in `Form::kTrain`
+  at::Tensor positions_T;           ///< int64, `layout.positions()`, computed once a pass
+  const CacheView* cache = nullptr; ///< null in `Form::kTrain`
   Form form = Form::kTrain;
-  bool dropout = false;              ///< false in evaluation and inference
-  RandomKey random_key{0};           ///< of (seed, "dropout", global microbatch)
+  bool dropout = false;    ///< false in evaluation and inference
+  RandomKey random_key{0}; ///< of (seed, "dropout", global microbatch)
 };
 
-}  // namespace baton::nn
+} // namespace baton::nn

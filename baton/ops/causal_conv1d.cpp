@@ -51,9 +51,8 @@ std::tuple<at::Tensor, at::Tensor> call_forward(
     const OptionalTensor& initial_states,
     const OptionalTensor& initial_slots_B,
     bool silu) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("baton::causal_conv1d", "")
-                             .typed<Forward>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("baton::causal_conv1d", "").typed<Forward>();
   return op.call(x_TC, weight_CK, bias_C, starts_B1, initial_states, initial_slots_B, silu);
 }
 
@@ -92,8 +91,9 @@ class CausalConv1dFunction : public torch::autograd::Function<CausalConv1dFuncti
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("baton::causal_conv1d_backward", "")
                                .typed<Backward>();
-    const at::Tensor dy_TC =
-        gradients[0].defined() ? gradients[0] : at::zeros_like(saved[0], at::MemoryFormat::Contiguous);
+    const at::Tensor dy_TC = gradients[0].defined()
+                                 ? gradients[0]
+                                 : at::zeros_like(saved[0], at::MemoryFormat::Contiguous);
     auto [dx, dweight, dbias, dstates] = op.call(
         dy_TC,
         optional(gradients[1]),

@@ -16,7 +16,8 @@ struct CausalConv1dStates {
 
 struct CausalConv1dOutput {
   at::Tensor y_TC;
-  at::Tensor final_states_BCK; ///< [B, C, K-1] the last K-1 inputs, in the initial states' dtype or x's
+  at::Tensor
+      final_states_BCK; ///< [B, C, K-1] the last K-1 inputs, in the initial states' dtype or x's
 };
 
 /// y[t, c] = act(bias[c] + sum_k weight[c, k] * x[t - K + 1 + k, c]), act SiLU or identity, where

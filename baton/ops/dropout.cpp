@@ -47,11 +47,8 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
   }
 };
 
-at::Tensor dropout_autograd(
-    const at::Tensor& x_TD,
-    std::int64_t key,
-    std::int64_t first_row,
-    double p) {
+at::Tensor
+dropout_autograd(const at::Tensor& x_TD, std::int64_t key, std::int64_t first_row, double p) {
   return DropoutFunction::apply(x_TD, key, first_row, p);
 }
 
@@ -68,8 +65,7 @@ at::Tensor dropout(const at::Tensor& x_TD, RandomKey key, std::int64_t first_row
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
-      "dropout(Tensor x, int key, int first_row, float p) -> Tensor",
-      {at::Tag::pt2_compliant_tag});
+      "dropout(Tensor x, int key, int first_row, float p) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {

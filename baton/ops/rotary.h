@@ -12,9 +12,9 @@ namespace baton::ops {
 struct RotaryConfig {
   std::int64_t head_dim = 64;
   double base = 10000.0;
-  double fraction = 1.0;         ///< of the head's channels that turn, rounded down to an even count
-  std::string scaling = "none";  ///< "none", "linear" or "yarn"
-  double factor = 1.0;           ///< by which the context grows
+  double fraction = 1.0;        ///< of the head's channels that turn, rounded down to an even count
+  std::string scaling = "none"; ///< "none", "linear" or "yarn"
+  double factor = 1.0;          ///< by which the context grows
   std::int64_t original_length = 4096; ///< yarn: context before the extension
 };
 
@@ -28,8 +28,8 @@ struct RotaryFrequencies {
 RotaryFrequencies rotary_frequencies(const RotaryConfig& config);
 
 /// Turns the first R channels of every head: pairs are (i, i + R/2), or (2i, 2i + 1) when
-/// `interleaved`. x_THP fp64, fp32 or bf16; positions_T int64; angles and products in fp32 (fp64 for
-/// fp64). Throws when 2 * inverse_frequencies exceeds the head.
+/// `interleaved`. x_THP fp64, fp32 or bf16; positions_T int64; angles and products in fp32 (fp64
+/// for fp64). Throws when 2 * inverse_frequencies exceeds the head.
 at::Tensor rotary(
     const at::Tensor& x_THP,
     const at::Tensor& positions_T,

@@ -25,7 +25,10 @@ void check(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor&
       values.sym_sizes());
 }
 
-void write_slots_meta(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
+void write_slots_meta(
+    const at::Tensor& cache,
+    const at::Tensor& slots_B,
+    const at::Tensor& values) {
   check(cache, slots_B, values);
 }
 

@@ -17,7 +17,7 @@ std::int64_t count_bytes(const Microbatch& microbatch, const at::Tensor& token_b
   return token_bytes_V.index_select(0, labels).sum().item<std::int64_t>();
 }
 
-}  // namespace
+} // namespace
 
 EvaluationResult evaluate(
     const model::HybridModel& model,
@@ -32,7 +32,7 @@ EvaluationResult evaluate(
     const nn::StepContext context{
         .layout = microbatch->layout, .positions_T = microbatch->layout.positions()};
     const at::Tensor hidden_TD = model.hidden(microbatch->tokens_T, context);
-    const model::LossOutput loss = model.loss(hidden_TD, microbatch->labels_T, microbatch->mask_T);
+    const nn::LossOutput loss = model.loss(hidden_TD, microbatch->labels_T, microbatch->mask_T);
     result.nll_sum += loss.loss_sum.item<double>();
     result.targets += microbatch->targets;
     if (!options.token_bytes.empty()) {

@@ -175,7 +175,7 @@ double Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches
   for (const Microbatch& microbatch : microbatches) {
     const nn::StepContext context = training_context(microbatch);
     const at::Tensor hidden_TD = model_.hidden(microbatch.tokens_T, context);
-    const model::LossOutput output = model_.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
+    const nn::LossOutput output = model_.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
     const at::Tensor scaled = output.loss_sum * scale;
     scaled.backward();
     loss += scaled.item<double>();

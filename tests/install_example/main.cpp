@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Uses an installed Baton: an operator through its C++ wrapper, and the pattern language.
-#include <ATen/ATen.h>
-
 #include <iostream>
+
+#include <ATen/ATen.h>
 
 #include "baton/base/error.h"
 #include "baton/model/pattern.h"
@@ -24,7 +24,7 @@ int main() {
     refused = true;
     std::cout << "refused: " << error.what() << "\n";
   }
-  const bool right = mean_square > 1 - 1e-12 && mean_square < 1 + 1e-12 &&
-                     pattern.num_layers() == 8 && refused;
+  const bool right =
+      mean_square > 1 - 1e-12 && mean_square < 1 + 1e-12 && pattern.num_layers() == 8 && refused;
   return right ? 0 : 1;
 }

@@ -27,8 +27,8 @@ namespace baton::ops {
 struct ActivationRows {
   c10::ScalarType dtype;
   const void* x;
-  const void* dy; ///< backward only
-  void* out;      ///< y, or dx
+  const void* dy;        ///< backward only
+  void* out;             ///< y, or dx
   std::int64_t channels; ///< of y
   std::int64_t x_stride;
   std::int64_t dy_stride;
@@ -142,7 +142,8 @@ void run(Kernel kernel, const at::Tensor& x, const at::Tensor& dy, const at::Ten
       .dy_stride = dy.defined() ? dy_TF.stride(0) : 0,
       .out_stride = out_channels};
   constexpr std::int64_t kValuesPerItem = 16384;
-  const std::int64_t grain = std::max<std::int64_t>(1, kValuesPerItem / std::max<std::int64_t>(1, channels));
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, kValuesPerItem / std::max<std::int64_t>(1, channels));
   at::parallel_for(0, x_TD.size(0), grain, [&](std::int64_t begin, std::int64_t end) {
     kernel(task, begin, end);
   });

@@ -38,7 +38,7 @@ struct ConvBlock {
   const void* bias_C;
   const void* x;
   std::int64_t x_stride;
-  const void* history; ///< K-1 rows before the first token
+  const void* history;         ///< K-1 rows before the first token
   std::int64_t history_stride; ///< 0: all of them are one row of zeros
   std::int64_t length;
   std::int64_t begin;
@@ -69,9 +69,9 @@ constexpr std::int64_t kMaxWidth = 8;
 /// Input row `t` of the sequence; negative rows are its history.
 template <class T>
 const T* input_row(const ConvBlock& block, std::int64_t t) {
-  return t >= 0 ? static_cast<const T*>(block.x) + t * block.x_stride
-                : static_cast<const T*>(block.history) +
-                      (t + block.width - 1) * block.history_stride;
+  return t >= 0
+             ? static_cast<const T*>(block.x) + t * block.x_stride
+             : static_cast<const T*>(block.history) + (t + block.width - 1) * block.history_stride;
 }
 
 /// The K rows that output `t` sees, oldest first.
@@ -86,17 +86,14 @@ struct Taps {
 };
 
 template <class T, class D>
-HWY_INLINE hn::Vec<D> before_activation(
-    const ConvBlock& block,
-    const Taps<T>& taps,
-    D d,
-    std::int64_t i) {
+HWY_INLINE hn::Vec<D>
+before_activation(const ConvBlock& block, const Taps<T>& taps, D d, std::int64_t i) {
   using S = hn::TFromD<D>;
   const S* weight = static_cast<const S*>(block.weight_KC) + i;
   auto sum = hn::LoadU(d, static_cast<const S*>(block.bias_C) + i);
   for (std::int64_t k = 0; k < block.width; ++k) {
-    sum = hn::MulAdd(
-        hn::LoadU(d, weight + k * block.channels), vec::load(d, taps.rows[k] + i), sum);
+    sum =
+        hn::MulAdd(hn::LoadU(d, weight + k * block.channels), vec::load(d, taps.rows[k] + i), sum);
   }
   return sum;
 }
@@ -156,8 +153,7 @@ void input_gradient(const ConvBlock& block, std::int64_t t, Out* out) {
     auto sum = dfinal != nullptr ? hn::LoadU(d, dfinal + i) : hn::Zero(d);
     for (std::int64_t k = first_tap; k <= last_tap; ++k) {
       const std::int64_t row = t + block.width - 1 - k - block.begin;
-      const auto weight =
-          hn::LoadU(d, static_cast<const S*>(block.weight_KC) + k * channels + i);
+      const auto weight = hn::LoadU(d, static_cast<const S*>(block.weight_KC) + k * channels + i);
       sum = hn::MulAdd(weight, hn::LoadU(d, dz + row * channels + i), sum);
     }
     vec::store(d, sum, out + i);
@@ -207,7 +203,8 @@ HWY_EXPORT(conv_backward);
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// Long enough that the halo of a block is small beside it, short enough that its rows stay in cache.
+// Long enough that the halo of a block is small beside it, short enough that its rows stay in
+// cache.
 constexpr std::int64_t kTokensPerBlock = 32;
 
 struct BlockRange {
@@ -290,7 +287,8 @@ class ConvCall {
 
   /// The last K-1 inputs of every sequence, [B, C, K-1].
   at::Tensor final_states(at::ScalarType dtype) const {
-    at::Tensor states = at::zeros({num_sequences(), x.size(1), width - 1}, x.options().dtype(dtype));
+    at::Tensor states =
+        at::zeros({num_sequences(), x.size(1), width - 1}, x.options().dtype(dtype));
     for (std::int64_t b = 0; b < num_sequences(); ++b) {
       const std::int64_t fresh = std::min(length(b), width - 1);
       const std::int64_t old = width - 1 - fresh;

@@ -15,11 +15,7 @@
 namespace baton::ops {
 namespace {
 
-at::Tensor dropout_cpu(
-    const at::Tensor& x_TD,
-    std::int64_t key,
-    std::int64_t first_row,
-    double p) {
+at::Tensor dropout_cpu(const at::Tensor& x_TD, std::int64_t key, std::int64_t first_row, double p) {
   check_activation("x", x_TD);
   TORCH_CHECK(x_TD.dim() == 2, "x must be [T, D], got ", x_TD.sizes());
   TORCH_CHECK(p >= 0.0 && p < 1.0, "p must lie in [0, 1), got ", p);

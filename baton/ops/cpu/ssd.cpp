@@ -7,8 +7,8 @@
 
 #include <torch/library.h>
 
-#include "baton/ops/cpu/tile_product.h"
 #include "baton/ops/cpu/ssd_sweep.h"
+#include "baton/ops/cpu/tile_product.h"
 
 namespace baton::ops::cpu {
 namespace {

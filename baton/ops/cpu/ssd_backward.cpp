@@ -2,9 +2,9 @@
 // The backward scan on the CPU: the operator, and the gradients of what makes the time steps.
 #include <torch/library.h>
 
-#include "baton/ops/cpu/tile_product.h"
 #include "baton/ops/cpu/ssd_gradients.h"
 #include "baton/ops/cpu/ssd_sweep.h"
+#include "baton/ops/cpu/tile_product.h"
 
 namespace baton::ops::cpu {
 namespace {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "baton/ops/cpu/tile_product.h"
 #include "baton/ops/cpu/ssd_sweep.h"
+#include "baton/ops/cpu/tile_product.h"
 
 namespace baton::ops::cpu {
 

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/embedding.h"
+
+#include <ATen/ATen.h>
+
+namespace baton::nn {
+
+const Parameter& declare_vocabulary_matrix(
+    const std::string& name,
+    const VocabularyOptions& options,
+    ParameterStore& store) {
+  return store.declare(
+      {.name = name,
+       .shape = {options.vocabulary, options.width},
+       .cut = {.dim = 0, .parts = {}},
+       .start = start_normal(options.start_deviation)});
+}
+
+Embedding::Embedding(const VocabularyOptions& options, ParameterStore& store)
+    : weight_(declare_vocabulary_matrix("embedding.weight", options, store)) {}
+
+at::Tensor Embedding::operator()(const at::Tensor& tokens_T) const {
+  return at::embedding(weight_.value, tokens_T);
+}
+
+} // namespace baton::nn

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/lm_head.h"
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/cross_entropy.h"
+#include "baton/ops/linear.h"
+#include "baton/ops/rms_norm.h"
+
+namespace baton::nn {
+
+LmHead::LmHead(
+    const VocabularyOptions& options,
+    double norm_eps,
+    const Embedding* tied,
+    ParameterStore& store)
+    : norm_eps_(norm_eps),
+      norm_(store.declare(
+          {.name = "final_norm.weight",
+           .shape = {options.width},
+           .cut = {},
+           .start = start_constant(1.0),
+           .weight_decay = false})),
+      weight_(
+          tied != nullptr ? tied->weight()
+                          : declare_vocabulary_matrix("lm_head.weight", options, store)) {}
+
+at::Tensor LmHead::norm(const at::Tensor& hidden_TD) const {
+  return ops::rms_norm(hidden_TD.to(norm_.value.scalar_type()), norm_.value, norm_eps_);
+}
+
+at::Tensor LmHead::logits(const at::Tensor& hidden_TD) const {
+  return ops::linear(hidden_TD, weight_.value);
+}
+
+LossOutput LmHead::loss(
+    const at::Tensor& hidden_TD,
+    const at::Tensor& labels_T,
+    const std::optional<at::Tensor>& mask_T) const {
+  const ops::CrossEntropyOutput output =
+      ops::cross_entropy(hidden_TD, weight_.value, labels_T, mask_T);
+  return {.loss_sum = output.loss_sum, .nll_T = output.nll_T};
+}
+
+} // namespace baton::nn

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a language model: final norm, and the product with the vocabulary's matrix.
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+
+#include "baton/nn/embedding.h"
+#include "baton/nn/parameter.h"
+
+namespace baton::nn {
+
+/// Sums over the tokens of a microbatch; the caller divides by its global count.
+struct LossOutput {
+  at::Tensor loss_sum; ///< scalar, differentiable: sum of mask * negative log-likelihood
+  at::Tensor nll_T;    ///< negative log-likelihood of each token, 0 without a label; no gradient
+};
+
+class LmHead {
+ public:
+  /// `tied` is the embedding whose weights the head uses, or null for a matrix of its own.
+  LmHead(
+      const VocabularyOptions& options,
+      double norm_eps,
+      const Embedding* tied,
+      ParameterStore& store);
+
+  /// hidden_TD of the stack -> [T, D] behind the final norm, in the model's dtype.
+  at::Tensor norm(const at::Tensor& hidden_TD) const;
+
+  /// Normed hidden_TD -> logits [T, V] in the model's dtype.
+  at::Tensor logits(const at::Tensor& hidden_TD) const;
+
+  /// Normed hidden_TD; labels_T int64, -100 where a token has no label; mask_T fp32 weighs tokens,
+  /// absent means 1.
+  LossOutput loss(
+      const at::Tensor& hidden_TD,
+      const at::Tensor& labels_T,
+      const std::optional<at::Tensor>& mask_T) const;
+
+ private:
+  double norm_eps_;
+  const Parameter& norm_;
+  const Parameter& weight_;
+};
+
+} // namespace baton::nn
