@@ -79,9 +79,8 @@ at::Tensor swiglu_meta(const at::Tensor& x) {
 } // namespace
 
 at::Tensor squared_relu(const at::Tensor& x) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("baton::squared_relu", "")
-                             .typed<Unary>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("baton::squared_relu", "").typed<Unary>();
   return op.call(x);
 }
 

@@ -2,11 +2,15 @@
 // Depthwise causal convolution over packed sequences, with bias and SiLU, as Mamba mixers use it.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include <ATen/core/Tensor.h>
 
 namespace baton::ops {
+
+/// Widest convolution that the operators take.
+inline constexpr std::int64_t kMaxConvWidth = 8;
 
 /// States that sequences start from: the K-1 inputs before their first token, oldest first.
 struct CausalConv1dStates {
@@ -16,7 +20,8 @@ struct CausalConv1dStates {
 
 struct CausalConv1dOutput {
   at::Tensor y_TC;
-  at::Tensor final_states_BCK; ///< [B, C, K-1] the last K-1 inputs, in the initial states' dtype or x's
+  at::Tensor
+      final_states_BCK; ///< [B, C, K-1] the last K-1 inputs, in the initial states' dtype or x's
 };
 
 /// y[t, c] = act(bias[c] + sum_k weight[c, k] * x[t - K + 1 + k, c]), act SiLU or identity, where
@@ -32,7 +37,8 @@ CausalConv1dOutput causal_conv1d(
     bool silu);
 
 /// One token of each of B sequences; reads and advances states_SCK [S, C, K-1] in the given slots.
-/// Slot -1 computes from a zero state and stores nothing. Takes no part in autograd.
+/// Slot -1 computes from a zero state and stores nothing. Throws when two sequences share a slot,
+/// and in gradient mode when an input requires a gradient.
 at::Tensor causal_conv1d_step_(
     const at::Tensor& x_BC,
     const at::Tensor& weight_CK,
@@ -46,6 +52,7 @@ void check_causal_conv1d(
     const at::Tensor& x,
     const at::Tensor& weight_CK,
     const std::optional<at::Tensor>& bias_C,
+    const c10::SymInt& num_sequences,
     const std::optional<at::Tensor>& states,
     const std::optional<at::Tensor>& slots);
 
