@@ -8,7 +8,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "baton/ops/forward_only.h"
 #include "baton/ops/row_checks.h"
+#include "baton/ops/slots.h"
 
 namespace baton::ops {
 namespace {
@@ -128,23 +130,6 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_autograd(
   return {out[0], out[1]};
 }
 
-at::Tensor causal_conv1d_step_autograd(
-    const at::Tensor& x_BC,
-    const at::Tensor& weight_CK,
-    const OptionalTensor& bias_C,
-    const at::Tensor& states_SCK,
-    const at::Tensor& slots_B,
-    bool silu) {
-  check_no_gradient("causal_conv1d_step_", x_BC);
-  check_no_gradient("causal_conv1d_step_", weight_CK);
-  check_no_gradient("causal_conv1d_step_", states_SCK);
-  if (bias_C) {
-    check_no_gradient("causal_conv1d_step_", *bias_C);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below;
-  return causal_conv1d_step_(x_BC, weight_CK, bias_C, states_SCK, slots_B, silu);
-}
-
 std::tuple<at::Tensor, at::Tensor> causal_conv1d_meta(
     const at::Tensor& x_TC,
     const at::Tensor& weight_CK,
@@ -153,7 +138,8 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_meta(
     const OptionalTensor& initial_states,
     const OptionalTensor& initial_slots_B,
     bool) {
-  check_causal_conv1d(x_TC, weight_CK, bias_C, initial_states, initial_slots_B);
+  check_causal_conv1d(
+      x_TC, weight_CK, bias_C, starts_B1.sym_size(0) - 1, initial_states, initial_slots_B);
   const auto dtype = initial_states ? initial_states->scalar_type() : x_TC.scalar_type();
   return {
       at::empty_symint(x_TC.sym_sizes(), x_TC.options()),
@@ -190,7 +176,7 @@ at::Tensor causal_conv1d_step_meta(
     const at::Tensor& states_SCK,
     const at::Tensor& slots_B,
     bool) {
-  check_causal_conv1d(x_BC, weight_CK, bias_C, states_SCK, slots_B);
+  check_causal_conv1d(x_BC, weight_CK, bias_C, x_BC.sym_size(0), states_SCK, slots_B);
   return at::empty_symint(x_BC.sym_sizes(), x_BC.options());
 }
 
@@ -200,6 +186,7 @@ void check_causal_conv1d(
     const at::Tensor& x,
     const at::Tensor& weight_CK,
     const OptionalTensor& bias_C,
+    const c10::SymInt& num_sequences,
     const OptionalTensor& states,
     const OptionalTensor& slots) {
   check_activation("x", x);
@@ -211,8 +198,10 @@ void check_causal_conv1d(
       " vs C = ",
       x.sym_size(1));
   TORCH_CHECK(
-      weight_CK.sym_size(1) >= 1 && weight_CK.sym_size(1) <= 8,
-      "the width of the convolution must lie in [1, 8], got ",
+      weight_CK.sym_size(1) >= 1 && weight_CK.sym_size(1) <= kMaxConvWidth,
+      "the width of the convolution must lie in [1, ",
+      kMaxConvWidth,
+      "], got ",
       weight_CK.sym_size(1));
   check_channel_parameter("weight's column", weight_CK.select(1, 0), x.sym_size(1), x);
   if (bias_C) {
@@ -224,12 +213,25 @@ void check_causal_conv1d(
             states->sym_size(2) == weight_CK.sym_size(1) - 1,
         "states must be [S, C, K-1], got ",
         states->sym_sizes());
-    check_activation("states", *states);
-  }
-  if (slots) {
+    const bool fp32_beside_bf16 =
+        states->scalar_type() == at::kFloat && x.scalar_type() == at::kBFloat16;
     TORCH_CHECK(
-        states && slots->dim() == 1 && slots->scalar_type() == at::kInt,
-        "slots must be an int32 vector beside states");
+        states->scalar_type() == x.scalar_type() || fp32_beside_bf16,
+        "states must have the dtype of x (",
+        x.scalar_type(),
+        "), or fp32 beside bf16, got ",
+        states->scalar_type());
+  }
+  TORCH_CHECK(states || !slots, "slots were given without states");
+  if (slots) {
+    check_slots("slots", *slots, num_sequences);
+  } else if (states) {
+    TORCH_CHECK(
+        states->sym_size(0) == num_sequences,
+        "without slots there must be one state a sequence: ",
+        states->sym_size(0),
+        " vs ",
+        num_sequences);
   }
 }
 
@@ -277,7 +279,8 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {
   library.impl("causal_conv1d", causal_conv1d_autograd);
   library.impl("causal_conv1d_backward", torch::autograd::autogradNotImplementedFallback());
-  library.impl("causal_conv1d_step_", causal_conv1d_step_autograd);
+  library.impl(
+      "causal_conv1d_step_", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
 }
 
 TORCH_LIBRARY_IMPL(baton, Meta, library) {

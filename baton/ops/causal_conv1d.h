@@ -2,11 +2,15 @@
 // Depthwise causal convolution over packed sequences, with bias and SiLU, as Mamba mixers use it.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include <ATen/core/Tensor.h>
 
 namespace baton::ops {
+
+/// Widest convolution that the operators take.
+inline constexpr std::int64_t kMaxConvWidth = 8;
 
 /// States that sequences start from: the K-1 inputs before their first token, oldest first.
 struct CausalConv1dStates {
@@ -33,7 +37,8 @@ CausalConv1dOutput causal_conv1d(
     bool silu);
 
 /// One token of each of B sequences; reads and advances states_SCK [S, C, K-1] in the given slots.
-/// Slot -1 computes from a zero state and stores nothing. Takes no part in autograd.
+/// Slot -1 computes from a zero state and stores nothing. Throws when two sequences share a slot,
+/// and in gradient mode when an input requires a gradient.
 at::Tensor causal_conv1d_step_(
     const at::Tensor& x_BC,
     const at::Tensor& weight_CK,
@@ -47,6 +52,7 @@ void check_causal_conv1d(
     const at::Tensor& x,
     const at::Tensor& weight_CK,
     const std::optional<at::Tensor>& bias_C,
+    const c10::SymInt& num_sequences,
     const std::optional<at::Tensor>& states,
     const std::optional<at::Tensor>& slots);
 

@@ -52,12 +52,19 @@ dropout_autograd(const at::Tensor& x_TD, std::int64_t key, std::int64_t first_ro
   return DropoutFunction::apply(x_TD, key, first_row, p);
 }
 
-at::Tensor dropout_meta(const at::Tensor& x_TD, std::int64_t, std::int64_t, double) {
-  check_activation("x", x_TD);
+at::Tensor dropout_meta(const at::Tensor& x_TD, std::int64_t, std::int64_t first_row, double p) {
+  check_dropout(x_TD, first_row, p);
   return at::empty_symint(x_TD.sym_sizes(), x_TD.options());
 }
 
 } // namespace
+
+void check_dropout(const at::Tensor& x_TD, std::int64_t first_row, double p) {
+  check_activation("x", x_TD);
+  TORCH_CHECK(x_TD.dim() == 2, "x must be [T, D], got ", x_TD.sym_sizes());
+  TORCH_CHECK(p >= 0.0 && p < 1.0, "p must lie in [0, 1), got ", p);
+  TORCH_CHECK(first_row >= 0, "first_row must not be negative: ", first_row);
+}
 
 at::Tensor dropout(const at::Tensor& x_TD, RandomKey key, std::int64_t first_row, double p) {
   return call(x_TD, static_cast<std::int64_t>(key.value()), first_row, p);

@@ -11,8 +11,14 @@
 namespace baton::ops {
 
 /// x [T, D] with each element zeroed with probability p and the others scaled by 1 / (1 - p).
-/// Element (t, c) is kept when `uniform_at(key, (first_row + t) * D + c) >= p`; the gradient uses
-/// the same mask. Throws unless 0 <= p < 1.
+///
+/// Element (t, c) has the index i = (first_row + t) * D + c. It is kept when the upper 24 bits of
+/// word i % 4 of `philox(key, i / 4)`, as a number in [0, 1), are not below p; the gradient uses
+/// the same mask. fp64, fp32 or bf16; rows may lie apart. Registered as `baton::dropout`. Throws
+/// unless 0 <= p < 1.
 at::Tensor dropout(const at::Tensor& x_TD, RandomKey key, std::int64_t first_row, double p);
+
+/// What every kernel of `dropout` checks first.
+void check_dropout(const at::Tensor& x_TD, std::int64_t first_row, double p);
 
 } // namespace baton::ops

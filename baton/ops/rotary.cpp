@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <tuple>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -58,9 +60,13 @@ at::Tensor rotary_autograd(
       x_THP, positions_T, inverse_frequencies, attention_factor, interleaved);
 }
 
-at::Tensor
-rotary_meta(const at::Tensor& x_THP, const at::Tensor&, const at::Tensor&, double, bool) {
-  check_activation("x", x_THP);
+at::Tensor rotary_meta(
+    const at::Tensor& x_THP,
+    const at::Tensor& positions_T,
+    const at::Tensor& inverse_frequencies,
+    double,
+    bool) {
+  check_rotary(x_THP, positions_T, inverse_frequencies);
   return at::empty_symint(x_THP.sym_sizes(), x_THP.options());
 }
 
@@ -71,19 +77,88 @@ double pair_of_turns(double turns, std::int64_t channels, const RotaryConfig& co
          (2.0 * std::log(config.base));
 }
 
-/// Share of each pair that keeps its frequency: 1 for short wavelengths, 0 for those longer than
-/// the original context, linear between.
+/// Share of each pair that keeps its frequency: 1 for many turns over the original context, 0 for
+/// few, linear in the pair's index between.
 at::Tensor yarn_kept_share(std::int64_t channels, const RotaryConfig& config) {
-  constexpr double kFastTurns = 32.0;
-  constexpr double kSlowTurns = 1.0;
-  const auto last = static_cast<double>(channels - 1);
-  const double low = std::max(std::floor(pair_of_turns(kFastTurns, channels, config)), 0.0);
-  double high = std::min(std::ceil(pair_of_turns(kSlowTurns, channels, config)), last);
+  double low = pair_of_turns(config.beta_fast, channels, config);
+  double high = pair_of_turns(config.beta_slow, channels, config);
+  if (config.whole_pairs) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(channels - 1));
   if (low == high) {
     high += 0.001; // keeps the ramp's slope finite
   }
   const at::Tensor pair = at::arange(channels / 2, at::kDouble);
   return 1.0 - ((pair - low) / (high - low)).clamp(0.0, 1.0);
+}
+
+double yarn_attention_factor(const RotaryConfig& config) {
+  const auto magnitude = [&](double scale) {
+    return config.factor <= 1.0 ? 1.0 : 0.1 * scale * std::log(config.factor) + 1.0;
+  };
+  if (config.attention_factor) {
+    return *config.attention_factor;
+  }
+  if (config.mscale != 0.0 && config.mscale_all_dim != 0.0) {
+    return magnitude(config.mscale) / magnitude(config.mscale_all_dim);
+  }
+  return magnitude(1.0);
+}
+
+void check_config(const RotaryConfig& config, std::int64_t channels) {
+  TORCH_CHECK(
+      channels >= 2 && channels <= config.head_dim,
+      "rotary: at least two channels of a head must turn and at most all, got fraction ",
+      config.fraction,
+      " of ",
+      config.head_dim);
+  TORCH_CHECK(config.base > 1.0, "rotary base must be above 1, got ", config.base);
+  TORCH_CHECK(config.factor > 0.0, "rotary factor must be positive, got ", config.factor);
+  TORCH_CHECK(
+      config.scaling == "none" || config.scaling == "linear" || config.scaling == "yarn",
+      "rotary scaling must be none, linear or yarn, got '",
+      config.scaling,
+      "'");
+  TORCH_CHECK(
+      config.original_length > 0 && config.beta_slow > 0.0 && config.beta_fast >= config.beta_slow,
+      "yarn needs a positive original length and 0 < beta_slow <= beta_fast, got ",
+      config.original_length,
+      ", ",
+      config.beta_slow,
+      ", ",
+      config.beta_fast);
+}
+
+std::tuple<at::Tensor, double> rotary_frequencies_op(
+    std::int64_t head_dim,
+    double base,
+    double fraction,
+    c10::string_view scaling,
+    double factor,
+    std::int64_t original_length,
+    double beta_fast,
+    double beta_slow,
+    bool whole_pairs,
+    double mscale,
+    double mscale_all_dim,
+    std::optional<double> attention_factor) {
+  RotaryFrequencies found = rotary_frequencies(
+      {.head_dim = head_dim,
+       .base = base,
+       .fraction = fraction,
+       .scaling = std::string(scaling),
+       .factor = factor,
+       .original_length = original_length,
+       .beta_fast = beta_fast,
+       .beta_slow = beta_slow,
+       .whole_pairs = whole_pairs,
+       .mscale = mscale,
+       .mscale_all_dim = mscale_all_dim,
+       .attention_factor = attention_factor});
+  return {std::move(found.inverse_frequencies), found.attention_factor};
 }
 
 } // namespace
@@ -93,33 +168,45 @@ RotaryFrequencies rotary_frequencies(const RotaryConfig& config) {
   const auto turning =
       static_cast<std::int64_t>(static_cast<double>(config.head_dim) * config.fraction + 1e-6);
   const std::int64_t channels = turning / 2 * 2;
-  TORCH_CHECK(
-      channels >= 2,
-      "rotary: at least two channels of a head must turn, got fraction ",
-      config.fraction,
-      " of ",
-      config.head_dim);
+  check_config(config, channels);
   const at::Tensor exponent =
       at::arange(channels / 2, at::kDouble) * (2.0 / static_cast<double>(channels));
   const at::Tensor plain =
       at::pow(at::scalar_tensor(config.base, at::kDouble), exponent).reciprocal();
-  RotaryFrequencies result;
-  if (config.scaling == "none") {
-    result.inverse_frequencies = plain;
-  } else if (config.scaling == "linear") {
+  RotaryFrequencies result{.inverse_frequencies = plain};
+  if (config.scaling == "linear") {
     result.inverse_frequencies = plain / config.factor;
-  } else {
-    TORCH_CHECK(
-        config.scaling == "yarn",
-        "rotary scaling must be none, linear or yarn, got '",
-        config.scaling,
-        "'");
+  } else if (config.scaling == "yarn") {
     const at::Tensor kept = yarn_kept_share(channels, config);
     result.inverse_frequencies = plain / config.factor * (1.0 - kept) + plain * kept;
-    result.attention_factor = 0.1 * std::log(config.factor) + 1.0;
+    result.attention_factor = yarn_attention_factor(config);
   }
   result.inverse_frequencies = result.inverse_frequencies.to(at::kFloat);
   return result;
+}
+
+void check_rotary(
+    const at::Tensor& x_THP,
+    const at::Tensor& positions_T,
+    const at::Tensor& inverse_frequencies) {
+  check_activation("x", x_THP);
+  TORCH_CHECK(x_THP.dim() == 3, "x must be [T, H, P], got ", x_THP.sym_sizes());
+  TORCH_CHECK(
+      positions_T.dim() == 1 && positions_T.scalar_type() == at::kLong &&
+          positions_T.sym_size(0) == x_THP.sym_size(0),
+      "positions must be int64 [T]: ",
+      positions_T.scalar_type(),
+      " ",
+      positions_T.sym_sizes(),
+      " vs T = ",
+      x_THP.sym_size(0));
+  TORCH_CHECK(
+      inverse_frequencies.dim() == 1 && inverse_frequencies.is_floating_point() &&
+          inverse_frequencies.sym_size(0) * 2 <= x_THP.sym_size(2),
+      "frequencies must be a vector, two channels of a head for each: ",
+      inverse_frequencies.sym_sizes(),
+      " vs ",
+      x_THP.sym_size(2));
 }
 
 at::Tensor rotary(
@@ -134,6 +221,12 @@ at::Tensor rotary(
 }
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {
+  library.def(
+      "rotary_frequencies(int head_dim, float base=10000.0, float fraction=1.0, "
+      "str scaling='none', float factor=1.0, int original_length=4096, float beta_fast=32.0, "
+      "float beta_slow=1.0, bool whole_pairs=True, float mscale=0.0, float mscale_all_dim=0.0, "
+      "float? attention_factor=None) -> (Tensor, float)",
+      rotary_frequencies_op);
   library.def(
       "rotary(Tensor x, Tensor positions, Tensor inverse_frequencies, float attention_factor=1.0, "
       "bool interleaved=False) -> Tensor",

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +16,14 @@ struct RotaryConfig {
   double fraction = 1.0;        ///< of the head's channels that turn, rounded down to an even count
   std::string scaling = "none"; ///< "none", "linear" or "yarn"
   double factor = 1.0;          ///< by which the context grows
-  std::int64_t original_length = 4096; ///< yarn: context before the extension
+  // YaRN only.
+  std::int64_t original_length = 4096; ///< context before the extension
+  double beta_fast = 32.0; ///< pairs of more turns over the original context keep their frequency
+  double beta_slow = 1.0;  ///< pairs of fewer turns are interpolated
+  bool whole_pairs = true; ///< the ends of the ramp are rounded to whole pairs
+  double mscale = 0.0;     ///< with mscale_all_dim: attention factor m(mscale) / m(mscale_all_dim),
+  double mscale_all_dim = 0.0; ///< m(s) = 0.1 s ln(factor) + 1; zero: m(1)
+  std::optional<double> attention_factor = std::nullopt; ///< overrides the formula
 };
 
 struct RotaryFrequencies {
@@ -24,7 +32,9 @@ struct RotaryFrequencies {
 };
 
 /// Frequencies base^(-2i/R); "linear" divides them by the factor (Chen et al., 2023), "yarn" blends
-/// both by wavelength and scales by 0.1 ln(factor) + 1 (Peng et al., "YaRN", 2023, beta 32 and 1).
+/// both by wavelength and scales attention (Peng et al., "YaRN", 2023, equations 19 to 22).
+/// Registered for Python as `baton::rotary_frequencies`. Throws when no two channels turn, on an
+/// unknown scaling and on numbers that give no frequencies.
 RotaryFrequencies rotary_frequencies(const RotaryConfig& config);
 
 /// Turns the first R channels of every head: pairs are (i, i + R/2), or (2i, 2i + 1) when
@@ -36,5 +46,11 @@ at::Tensor rotary(
     const at::Tensor& inverse_frequencies,
     double attention_factor,
     bool interleaved);
+
+/// What every kernel of `rotary` checks first.
+void check_rotary(
+    const at::Tensor& x_THP,
+    const at::Tensor& positions_T,
+    const at::Tensor& inverse_frequencies);
 
 } // namespace baton::ops

@@ -64,13 +64,6 @@ void check_channel_parameter(
       weight.device() == x.device(), name, " is on ", weight.device(), ", not on ", x.device());
 }
 
-void check_no_gradient(const char* op, const at::Tensor& tensor) {
-  TORCH_CHECK(
-      !(at::GradMode::is_enabled() && tensor.defined() && tensor.requires_grad()),
-      op,
-      " works in place and has no gradient; call it under no_grad or on detached tensors");
-}
-
 at::Tensor as_rows(const at::Tensor& tensor) {
   const std::int64_t channels = tensor.size(-1);
   const std::int64_t num_rows = c10::multiply_integers(tensor.sizes().slice(0, tensor.dim() - 1));

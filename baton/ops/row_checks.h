@@ -26,10 +26,6 @@ void check_channel_parameter(
     const c10::SymInt& size,
     const at::Tensor& x);
 
-/// Throws in gradient mode when `tensor` requires a gradient that the in-place operator `op` would
-/// drop.
-void check_no_gradient(const char* op, const at::Tensor& tensor);
-
 /// `tensor` [..., D] as [rows, D] with neighbouring channels in the last dim and any row stride; a
 /// copy where the strides do not allow a view.
 at::Tensor as_rows(const at::Tensor& tensor);

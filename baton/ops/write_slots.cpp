@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/write_slots.h"
 
+#include <cstdint>
+#include <vector>
+
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
-#include "baton/ops/row_checks.h"
+#include "baton/ops/forward_only.h"
+#include "baton/ops/slots.h"
 
 namespace baton::ops {
 namespace {
@@ -34,29 +37,12 @@ void write_slots_meta(
 
 void write_slots_cpu(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
   check(cache, slots_B, values);
-  const at::Tensor slots = slots_B.contiguous();
-  const auto* slot = slots.const_data_ptr<std::int32_t>();
-  for (std::int64_t b = 0; b < slots.size(0); ++b) {
-    TORCH_CHECK(
-        slot[b] >= -1 && slot[b] < cache.size(0),
-        "slot ",
-        slot[b],
-        " is outside the cache of ",
-        cache.size(0));
-    if (slot[b] >= 0) {
-      cache.select(0, slot[b]).copy_(values.select(0, b));
+  const std::vector<std::int32_t> slots = checked_distinct_slots(slots_B, cache.size(0));
+  for (std::size_t b = 0; b < slots.size(); ++b) {
+    if (slots[b] >= 0) {
+      cache.select(0, slots[b]).copy_(values.select(0, static_cast<std::int64_t>(b)));
     }
   }
-}
-
-void write_slots_autograd(
-    const at::Tensor& cache,
-    const at::Tensor& slots_B,
-    const at::Tensor& values) {
-  check_no_gradient("write_slots_", cache);
-  check_no_gradient("write_slots_", values);
-  const at::AutoDispatchBelowADInplaceOrView below;
-  write_slots_(cache, slots_B, values);
 }
 
 } // namespace
@@ -74,7 +60,7 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 }
 
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {
-  library.impl("write_slots_", write_slots_autograd);
+  library.impl("write_slots_", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
 }
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {

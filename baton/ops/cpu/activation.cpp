@@ -46,6 +46,12 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace vec = baton::ops::rows::HWY_NAMESPACE;
 
+/// max(x, 0) that keeps a NaN, which the vector maximum of x86 would turn into zero.
+template <class D>
+HWY_INLINE hn::Vec<D> positive_part(D d, hn::Vec<D> x) {
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);
+}
+
 template <class T>
 struct Row {
   Row(const ActivationRows& task, std::int64_t row)
@@ -71,7 +77,7 @@ void for_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end, 
 void squared_relu_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
   for_rows(task, begin, end, [&](const auto& row, auto sum) {
     vec::for_vectors<decltype(sum)>(task.channels, [&](auto d, auto i) HWY_ATTR {
-      const auto positive = hn::Max(vec::load(d, row.x + i), hn::Zero(d));
+      const auto positive = positive_part(d, vec::load(d, row.x + i));
       vec::store(d, hn::Mul(positive, positive), row.out + i);
     });
   });
@@ -80,7 +86,7 @@ void squared_relu_rows(const ActivationRows& task, std::int64_t begin, std::int6
 void squared_relu_backward_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
   for_rows(task, begin, end, [&](const auto& row, auto sum) {
     vec::for_vectors<decltype(sum)>(task.channels, [&](auto d, auto i) HWY_ATTR {
-      const auto positive = hn::Max(vec::load(d, row.x + i), hn::Zero(d));
+      const auto positive = positive_part(d, vec::load(d, row.x + i));
       const auto slope = hn::Add(positive, positive);
       vec::store(d, hn::Mul(vec::load(d, row.dy + i), slope), row.out + i);
     });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU kernels of causal_conv1d: vectors run over channels, work items are blocks of tokens.
+// CPU kernels of causal_conv1d: work items are blocks of tokens.
 #include "baton/ops/causal_conv1d.h"
 
 #include <algorithm>
@@ -13,193 +13,12 @@
 
 #include "baton/base/layout.h"
 #include "baton/ops/cpu/block_sums.h"
-#include "baton/ops/cpu/highway_targets.h"
+#include "baton/ops/cpu/causal_conv1d_block.h"
 #include "baton/ops/row_checks.h"
+#include "baton/ops/slots.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "baton/ops/cpu/causal_conv1d.cpp"
-#include <hwy/foreach_target.h>
-
-// Must come after foreach_target.h.
-#include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_CAUSAL_CONV1D_ONCE
-#define BATON_OPS_CPU_CAUSAL_CONV1D_ONCE
-namespace baton::ops {
-
-/// Tokens [begin, end) of one sequence. Pointers are to the sequence's first row; strides count
-/// values. Sums (weight, bias, gradients of parameters and states) are fp32, or fp64 for fp64.
-struct ConvBlock {
-  c10::ScalarType dtype;
-  std::int64_t channels;
-  std::int64_t width; ///< K
-  bool silu;
-  const void* weight_KC;
-  const void* bias_C;
-  const void* x;
-  std::int64_t x_stride;
-  const void* history;         ///< K-1 rows before the first token
-  std::int64_t history_stride; ///< 0: all of them are one row of zeros
-  std::int64_t length;
-  std::int64_t begin;
-  std::int64_t end;
-  void* out; ///< y, or dx; dense rows
-  // Backward only.
-  const void* dy;
-  std::int64_t dy_stride;
-  const void* dfinal_KC; ///< gradient of the final state, K-1 rows; may be null
-  void* dhistory_KC;     ///< gradient of the history, K-1 rows; null when nobody asks
-  void* dparameters_KC;  ///< K rows for the weight, one for the bias; added to
-  void* scratch;         ///< end - begin + K - 1 rows
-};
-
-} // namespace baton::ops
-#endif
-
-HWY_BEFORE_NAMESPACE();
-namespace baton::ops {
-namespace HWY_NAMESPACE {
-namespace {
-
-namespace hn = hwy::HWY_NAMESPACE;
-namespace vec = baton::ops::rows::HWY_NAMESPACE;
-
-constexpr std::int64_t kMaxWidth = 8;
-
-/// Input row `t` of the sequence; negative rows are its history.
-template <class T>
-const T* input_row(const ConvBlock& block, std::int64_t t) {
-  return t >= 0
-             ? static_cast<const T*>(block.x) + t * block.x_stride
-             : static_cast<const T*>(block.history) + (t + block.width - 1) * block.history_stride;
-}
-
-/// The K rows that output `t` sees, oldest first.
-template <class T>
-struct Taps {
-  Taps(const ConvBlock& block, std::int64_t t) {
-    for (std::int64_t k = 0; k < block.width; ++k) {
-      rows[k] = input_row<T>(block, t - block.width + 1 + k);
-    }
-  }
-  const T* rows[kMaxWidth];
-};
-
-template <class T, class D>
-HWY_INLINE hn::Vec<D>
-before_activation(const ConvBlock& block, const Taps<T>& taps, D d, std::int64_t i) {
-  using S = hn::TFromD<D>;
-  const S* weight = static_cast<const S*>(block.weight_KC) + i;
-  auto sum = hn::LoadU(d, static_cast<const S*>(block.bias_C) + i);
-  for (std::int64_t k = 0; k < block.width; ++k) {
-    sum =
-        hn::MulAdd(hn::LoadU(d, weight + k * block.channels), vec::load(d, taps.rows[k] + i), sum);
-  }
-  return sum;
-}
-
-template <class T>
-void forward_block(const ConvBlock& block) {
-  for (std::int64_t t = block.begin; t < block.end; ++t) {
-    const Taps<T> taps(block, t);
-    T* y = static_cast<T*>(block.out) + t * block.channels;
-    vec::for_vectors<vec::Sum<T>>(block.channels, [&](auto d, auto i) HWY_ATTR {
-      const auto sum = before_activation(block, taps, d, i);
-      vec::store(d, block.silu ? vec::silu(d, sum) : sum, y + i);
-    });
-  }
-}
-
-/// Gradient before the activation of output `t` into `dz`; adds to the parameters' gradients when
-/// the token belongs to this block and not to the halo behind it.
-template <class T>
-void activation_gradient(const ConvBlock& block, std::int64_t t, vec::Sum<T>* dz) {
-  using S = vec::Sum<T>;
-  const Taps<T> taps(block, t);
-  const T* dy = static_cast<const T*>(block.dy) + t * block.dy_stride;
-  S* dparameters = static_cast<S*>(block.dparameters_KC);
-  const bool own = t < block.end;
-  vec::for_vectors<S>(block.channels, [&](auto d, auto i) HWY_ATTR {
-    auto gradient = vec::load(d, dy + i);
-    if (block.silu) {
-      const auto sum = before_activation(block, taps, d, i);
-      gradient = hn::Mul(gradient, vec::silu_slope(d, sum, vec::sigmoid(d, sum)));
-    }
-    hn::StoreU(gradient, d, dz + i);
-    if (own) {
-      for (std::int64_t k = 0; k < block.width; ++k) {
-        S* dweight = dparameters + k * block.channels + i;
-        const auto input = vec::load(d, taps.rows[k] + i);
-        hn::StoreU(hn::MulAdd(gradient, input, hn::LoadU(d, dweight)), d, dweight);
-      }
-      S* dbias = dparameters + block.width * block.channels + i;
-      hn::StoreU(hn::Add(gradient, hn::LoadU(d, dbias)), d, dbias);
-    }
-  });
-}
-
-/// Gradient of input row `t`: from the outputs that see it, and from the final state.
-template <class S, class Out>
-void input_gradient(const ConvBlock& block, std::int64_t t, Out* out) {
-  const std::int64_t channels = block.channels;
-  const S* dz = static_cast<const S*>(block.scratch);
-  const std::int64_t column = t - block.length + block.width - 1;
-  const S* dfinal = block.dfinal_KC != nullptr && column >= 0
-                        ? static_cast<const S*>(block.dfinal_KC) + column * channels
-                        : nullptr;
-  const std::int64_t first_tap = std::max<std::int64_t>(0, t + block.width - block.length);
-  const std::int64_t last_tap = std::min(block.width - 1, t + block.width - 1);
-  vec::for_vectors<S>(channels, [&](auto d, auto i) HWY_ATTR {
-    auto sum = dfinal != nullptr ? hn::LoadU(d, dfinal + i) : hn::Zero(d);
-    for (std::int64_t k = first_tap; k <= last_tap; ++k) {
-      const std::int64_t row = t + block.width - 1 - k - block.begin;
-      const auto weight = hn::LoadU(d, static_cast<const S*>(block.weight_KC) + k * channels + i);
-      sum = hn::MulAdd(weight, hn::LoadU(d, dz + row * channels + i), sum);
-    }
-    vec::store(d, sum, out + i);
-  });
-}
-
-template <class T>
-void backward_block(const ConvBlock& block) {
-  using S = vec::Sum<T>;
-  S* dz = static_cast<S*>(block.scratch);
-  const std::int64_t halo_end = std::min(block.end + block.width - 1, block.length);
-  for (std::int64_t t = block.begin; t < halo_end; ++t) {
-    activation_gradient<T>(block, t, dz + (t - block.begin) * block.channels);
-  }
-  for (std::int64_t t = block.begin; t < block.end; ++t) {
-    input_gradient<S>(block, t, static_cast<T*>(block.out) + t * block.channels);
-  }
-  if (block.begin == 0 && block.dhistory_KC != nullptr) {
-    for (std::int64_t column = 0; column < block.width - 1; ++column) {
-      input_gradient<S>(
-          block,
-          column - block.width + 1,
-          static_cast<S*>(block.dhistory_KC) + column * block.channels);
-    }
-  }
-}
-
-void conv_forward(const ConvBlock& block) {
-  vec::with_type(block.dtype, [&](auto type) { forward_block<decltype(type)>(block); });
-}
-
-void conv_backward(const ConvBlock& block) {
-  vec::with_type(block.dtype, [&](auto type) { backward_block<decltype(type)>(block); });
-}
-
-} // namespace
-} // namespace HWY_NAMESPACE
-} // namespace baton::ops
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace baton::ops {
 namespace {
-
-HWY_EXPORT(conv_forward);
-HWY_EXPORT(conv_backward);
 
 using OptionalTensor = std::optional<at::Tensor>;
 
@@ -248,7 +67,8 @@ class ConvCall {
     zeros_ = at::zeros({x_TC.size(1)}, x_TC.options());
     if (initial_states) {
       slots = slots_of(initial_states->size(0), initial_slots_B);
-      history_BKC = gather(*initial_states).transpose(1, 2).to(x.dtype()).contiguous();
+      initial_BCK = gather(*initial_states);
+      history_BKC = initial_BCK.transpose(1, 2).to(x.dtype()).contiguous();
     }
   }
 
@@ -295,8 +115,8 @@ class ConvCall {
       if (fresh > 0) {
         states[b].narrow(1, old, fresh).copy_(x.narrow(0, start(b + 1) - fresh, fresh).t());
       }
-      if (old > 0 && history_BKC.defined()) {
-        states[b].narrow(1, 0, old).copy_(history_BKC[b].narrow(0, fresh, old).t());
+      if (old > 0 && initial_BCK.defined()) {
+        states[b].narrow(1, 0, old).copy_(initial_BCK[b].narrow(1, fresh, old));
       }
     }
     return states;
@@ -309,25 +129,14 @@ class ConvCall {
   at::Tensor weight_KC;
   at::Tensor bias;
   std::int64_t width;
-  at::Tensor history_BKC; ///< undefined without states
+  at::Tensor initial_BCK; ///< as given; undefined without states
+  at::Tensor history_BKC; ///< the same in the type and order of x
 
  private:
   std::vector<std::int64_t> slots_of(std::int64_t num_slots, const OptionalTensor& given) const {
-    std::vector<std::int64_t> result;
-    const at::Tensor values = given ? given->to(at::kLong) : at::arange(num_sequences(), at::kLong);
-    TORCH_CHECK(
-        values.size(0) == num_sequences(),
-        "there must be one initial slot a sequence: ",
-        values.size(0),
-        " vs ",
-        num_sequences());
-    for (std::int64_t b = 0; b < num_sequences(); ++b) {
-      const auto slot = values[b].item<std::int64_t>();
-      TORCH_CHECK(
-          slot >= -1 && slot < num_slots, "slot ", slot, " is outside the states of ", num_slots);
-      result.push_back(slot);
-    }
-    return result;
+    const std::vector<std::int32_t> found =
+        checked_slots(given ? *given : at::arange(num_sequences(), at::kInt), num_slots);
+    return {found.begin(), found.end()};
   }
 
   at::Tensor gather(const at::Tensor& states) const {
@@ -351,14 +160,15 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_cpu(
     const OptionalTensor& initial_states,
     const OptionalTensor& initial_slots_B,
     bool silu) {
-  check_causal_conv1d(x_TC, weight_CK, bias_C, initial_states, initial_slots_B);
+  check_causal_conv1d(
+      x_TC, weight_CK, bias_C, starts_B1.numel() - 1, initial_states, initial_slots_B);
   const ConvCall call(x_TC, weight_CK, bias_C, starts_B1, initial_states, initial_slots_B, silu);
   at::Tensor y_TC = at::empty(x_TC.sizes(), x_TC.options());
   const std::vector<BlockRange> blocks = cut_in_blocks(call.starts);
   const auto count = static_cast<std::int64_t>(blocks.size());
   at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      HWY_DYNAMIC_DISPATCH(conv_forward)(call.block(blocks[static_cast<std::size_t>(i)], y_TC));
+      convolve_block(call.block(blocks[static_cast<std::size_t>(i)], y_TC));
     }
   });
   const auto state_dtype = initial_states ? initial_states->scalar_type() : x_TC.scalar_type();
@@ -389,7 +199,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
     const OptionalTensor& initial_states,
     const OptionalTensor& initial_slots_B,
     bool silu) {
-  check_causal_conv1d(x_TC, weight_CK, bias_C, initial_states, initial_slots_B);
+  check_causal_conv1d(
+      x_TC, weight_CK, bias_C, starts_B1.numel() - 1, initial_states, initial_slots_B);
   check_same("dy", dy_TC, "x", x_TC);
   const ConvCall call(x_TC, weight_CK, bias_C, starts_B1, initial_states, initial_slots_B, silu);
   const std::int64_t channels = x_TC.size(1);
@@ -398,6 +209,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
   at::Tensor dx_TC = at::empty(x_TC.sizes(), x_TC.options());
   at::Tensor dfinal_BKC;
   if (dfinal_states) {
+    TORCH_CHECK(
+        dfinal_states->sizes() == at::IntArrayRef({call.num_sequences(), channels, width - 1}),
+        "dfinal_states must be [B, C, K-1], got ",
+        dfinal_states->sizes());
     dfinal_BKC = dfinal_states->transpose(1, 2).to(call.sums.dtype()).contiguous();
   }
   at::Tensor dhistory_BKC;
@@ -420,7 +235,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
           dhistory_BKC.defined() ? ConvCall::offset(dhistory_BKC, state_offset) : nullptr;
       block.dparameters_KC = ConvCall::offset(partials, i * (width + 1) * channels);
       block.scratch = scratch.data_ptr();
-      HWY_DYNAMIC_DISPATCH(conv_backward)(block);
+      convolve_block_backward(block);
     }
   });
   const at::Tensor sums = sum_over_blocks(partials);
@@ -439,13 +254,14 @@ at::Tensor causal_conv1d_step_cpu(
     const at::Tensor& states_SCK,
     const at::Tensor& slots_B,
     bool silu) {
-  check_causal_conv1d(x_BC, weight_CK, bias_C, states_SCK, slots_B);
+  check_causal_conv1d(x_BC, weight_CK, bias_C, x_BC.size(0), states_SCK, slots_B);
+  checked_distinct_slots(slots_B, states_SCK.size(0));
   const at::Tensor starts = at::arange(x_BC.size(0) + 1, at::kInt);
   const ConvCall call(x_BC, weight_CK, bias_C, starts, states_SCK, slots_B, silu);
   at::Tensor y_BC = at::empty(x_BC.sizes(), x_BC.options());
   at::parallel_for(0, x_BC.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t b = begin; b < end; ++b) {
-      HWY_DYNAMIC_DISPATCH(conv_forward)(call.block({b, 0, 1}, y_BC));
+      convolve_block(call.block({b, 0, 1}, y_BC));
     }
   });
   const at::Tensor advanced = call.final_states(states_SCK.scalar_type());
@@ -467,4 +283,3 @@ TORCH_LIBRARY_IMPL(baton, CPU, library) {
 }
 
 } // namespace baton::ops
-#endif
