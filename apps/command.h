@@ -6,6 +6,9 @@
 
 namespace baton {
 
+/// Adds `baton data`.
+void add_data_command(CLI::App& app);
+
 /// Adds `baton pattern`.
 void add_pattern_command(CLI::App& app);
 

@@ -83,6 +83,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   app.footer("`baton COMMAND --help` explains a command.\n");
+  baton::add_data_command(app);
   baton::add_pattern_command(app);
   try {
     app.parse(argc, argv);

@@ -6,7 +6,8 @@ install(TARGETS baton_flags baton_ops baton EXPORT BatonTargets
 install(TARGETS baton_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS baton_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY "${CMAKE_SOURCE_DIR}/baton" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h")
+        FILES_MATCHING PATTERN "*.h" PATTERN "*-inl.h" EXCLUDE PATTERN "ops/cpu" EXCLUDE
+        PATTERN "ops/cuda" EXCLUDE)
 install(EXPORT BatonTargets NAMESPACE Baton:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
 configure_package_config_file("${CMAKE_SOURCE_DIR}/cmake/BatonConfig.cmake.in"
   "${CMAKE_BINARY_DIR}/BatonConfig.cmake"

@@ -3,8 +3,9 @@
 # benchmark program a `*_bench.cpp`.
 
 add_library(baton_flags INTERFACE)
+target_compile_features(baton_flags INTERFACE cxx_std_20)
 target_include_directories(baton_flags INTERFACE
-  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_include_directories(baton_flags SYSTEM INTERFACE
   "$<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>")
 target_link_libraries(baton_flags INTERFACE torch::openmp torch::cpu nlohmann_json::nlohmann_json
@@ -47,7 +48,8 @@ function(baton_without_torch sources)
   set(${sources} ${_all} "$<TARGET_OBJECTS:${_name}>" PARENT_SCOPE)
 endfunction()
 
-# baton_tests(<library> <folder>...): test programs of these folders, linked to <library>.
+# baton_tests(<library> <folder>...): test programs of these folders, linked to <library>. The target
+# `tests_<folder>` builds those of one folder, `tests` all. `*_long_test.cpp` takes minutes: label long.
 function(baton_tests library)
   if(NOT BATON_TESTS)
     return()
@@ -56,6 +58,8 @@ function(baton_tests library)
   foreach(_folder IN LISTS ARGN)
     file(GLOB _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/${_folder}/*_test.cpp")
     string(REPLACE "/" "_" _prefix "${_folder}")
+    add_custom_target(tests_${_prefix})
+    add_dependencies(tests tests_${_prefix})
     foreach(_file IN LISTS _found)
       get_filename_component(_stem "${_file}" NAME_WE)
       set(_name "${_prefix}_${_stem}")
@@ -63,7 +67,10 @@ function(baton_tests library)
       target_link_libraries(${_name} PRIVATE ${library} GTest::gtest GTest::gtest_main)
       target_precompile_headers(${_name} REUSE_FROM baton_precompiled)
       add_test(NAME ${_name} COMMAND ${_name})
-      add_dependencies(tests ${_name})
+      if(_stem MATCHES "_long_test$")
+        set_tests_properties(${_name} PROPERTIES LABELS long)
+      endif()
+      add_dependencies(tests_${_prefix} ${_name})
     endforeach()
   endforeach()
 endfunction()

@@ -124,7 +124,7 @@ std::string number_text(double value) {
   if (std::isinf(value)) {
     return value > 0 ? "inf" : "-inf";
   }
-  std::array<char, 32> buffer;
+  std::array<char, 32> buffer{};
   const std::to_chars_result end =
       std::to_chars(buffer.data(), buffer.data() + buffer.size(), value);
   std::string text(buffer.data(), end.ptr);

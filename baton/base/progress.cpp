@@ -27,7 +27,7 @@ constexpr double kLeastMeasured = 0.2;
 
 template <class... Args>
 std::string formatted(const char* format, Args... args) {
-  std::array<char, 64> buffer;
+  std::array<char, 64> buffer{};
   const int size = std::snprintf(buffer.data(), buffer.size(), format, args...);
   return {buffer.data(), std::min(buffer.size() - 1, static_cast<std::size_t>(std::max(size, 0)))};
 }

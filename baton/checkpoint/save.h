@@ -29,7 +29,7 @@ struct CheckpointContents {
 struct SaveOptions {
   std::filesystem::path run_folder;
   int keep_last = 0; ///< whole checkpoints to keep, this one included; 0 keeps all
-  Log log;           ///< told what could not be tidied up; may be empty
+  Log log{};         ///< told what could not be tidied up; may be empty
 };
 
 /// Writes RUN/checkpoints/step_NNNNNNNN and returns its path. It is written into a hidden folder

@@ -26,6 +26,7 @@ class DatasetWriter {
 
   std::int64_t num_documents() const { return static_cast<std::int64_t>(lengths_.size()); }
   std::int64_t num_tokens() const { return num_tokens_; }
+  bool has_mask() const { return mask_.has_value(); }
   const DatasetPaths& paths() const { return paths_; }
 
   /// Syncs the files, replaces an older dataset and gives them their names, index last: a crash in

@@ -69,7 +69,7 @@ class Loader::Prefetcher {
   };
 
   Prefetcher(Packer packer, const LoaderState& from, int capacity)
-      : packer_(std::move(packer)),
+      : packer_(packer),
         capacity_(static_cast<std::size_t>(capacity)),
         thread_([this, from] { run(from); }) {}
 

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// `baton data build`: text, JSON lines and folders become a dataset of tokens.
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "apps/command.h"
+#include "baton/base/log.h"
+#include "baton/data/builder.h"
+
+namespace baton {
+namespace {
+
+struct BuildOptions {
+  BuildConfig config;
+  std::string split = "file";
+};
+
+void print_report(const BuildReport& report) {
+  if (!report.skipped_files.empty()) {
+    log_warning(
+        "passed over " + std::to_string(report.skipped_files.size()) +
+        " empty or binary files, the first is " + report.skipped_files.front());
+  }
+  for (const BuildReport::Dataset& dataset : report.datasets) {
+    std::printf(
+        "%s: %lld documents, %lld tokens%s\n",
+        dataset.prefix.c_str(),
+        static_cast<long long>(dataset.documents),
+        static_cast<long long>(dataset.tokens),
+        dataset.masked ? ", with a loss mask" : "");
+  }
+  const double megabytes = static_cast<double>(report.bytes) / 1e6;
+  std::printf(
+      "%.1f MB in %.2f s, %.1f MB/s\n", megabytes, report.seconds, megabytes / report.seconds);
+}
+
+void add_build_command(CLI::App& data) {
+  auto options = std::make_shared<BuildOptions>();
+  BuildConfig& config = options->config;
+  CLI::App* build = data.add_subcommand("build", "make OUTPUT.bin and OUTPUT.idx from text");
+  build->add_option("--input", config.corpus.inputs, "text files, JSON lines, folders of them")
+      ->required();
+  build->add_option("--output", config.output, "prefix of the files to write")->required();
+  const std::map<std::string, CorpusFormat> formats{
+      {"auto", CorpusFormat::kAuto},
+      {"text", CorpusFormat::kText},
+      {"jsonl", CorpusFormat::kJsonLines}};
+  build
+      ->add_option(
+          "--format", config.corpus.format, "auto (by the file's name), text or jsonl [auto]")
+      ->transform(CLI::Transformer(formats))
+      ->check(CLI::IsMember(formats))
+      ->type_name("FORMAT")
+      ->default_str("");
+  build
+      ->add_option(
+          "--field",
+          config.field,
+          "the field of a JSON object that holds its text; objects without it give \"prompt\" and "
+          "\"completion\", of which the loss counts the completion only")
+      ->capture_default_str();
+  build
+      ->add_option(
+          "--split-documents",
+          options->split,
+          "where a text file's documents end: file, blank-line, or line=TEXT for lines equal to "
+          "TEXT")
+      ->capture_default_str();
+  build->add_option("--tokenizer", config.tokenizer, "byte")->capture_default_str();
+  build->add_option("--threads", config.threads, "0: one for each processor")
+      ->capture_default_str();
+  build
+      ->add_option(
+          "--holdout",
+          config.holdout,
+          "share of the documents that is kept for evaluation: writes OUTPUT_train and "
+          "OUTPUT_valid")
+      ->capture_default_str();
+  build->add_option("--seed", config.seed, "of the choice of those documents")
+      ->capture_default_str();
+  build->add_flag("--overwrite", config.overwrite, "replace an older dataset");
+  build->callback([options] {
+    options->config.corpus.split = parse_document_split(options->split);
+    print_report(build_dataset(options->config));
+  });
+}
+
+} // namespace
+
+void add_data_command(CLI::App& app) {
+  CLI::App* data = app.add_subcommand("data", "datasets of tokens");
+  data->require_subcommand(1);
+  add_build_command(*data);
+}
+
+} // namespace baton

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention over packed sequences.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace baton::ops {
+
+struct AttentionOutput {
+  at::Tensor out_THP;        ///< q's shape and dtype
+  at::Tensor log_sum_exp_HT; ///< log of the sum of exp of each query's scores; fp32 (fp64 for fp64)
+};
+
+/// softmax(scale q k^T + mask) v, sequence by sequence.
+///
+/// q [Tq, Hq, P], k and v [Tk, Hk, P] in one dtype (fp64, fp32, bf16); Hq is a multiple of Hk, and
+/// query head h reads key head h / (Hq / Hk). `starts_q_B1` and `starts_k_B1` are int32 on q's
+/// device. The mask is causal and aligned at the end: query i of Lq sees the keys up to i + Lk -
+/// Lq, so that Lq == Lk is plain causal attention and fewer queries continue a longer sequence.
+/// Differentiable in q, k and v through `out` alone. Throws when shapes or dtypes disagree and, on
+/// the CPU, when a sequence has more queries than keys.
+AttentionOutput attention(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const at::Tensor& starts_q_B1,
+    const at::Tensor& starts_k_B1,
+    double scale);
+
+/// What `attention` and its kernels ask of their inputs, but for the lengths.
+void check_attention(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const at::Tensor& starts_q_B1,
+    const at::Tensor& starts_k_B1);
+
+} // namespace baton::ops

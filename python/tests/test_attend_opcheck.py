@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch's own checks of the operators attention, cross_entropy, linear, matvec and paged ones."""
+
+import os
+import pathlib
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIBRARY = os.environ.get("BATON_OPS_LIBRARY", str(ROOT / "build/baton/libbaton_ops.so"))
+torch.ops.load_library(LIBRARY)
+ops = torch.ops.baton
+
+
+def starts(*lengths):
+    return torch.tensor([sum(lengths[:i]) for i in range(len(lengths) + 1)], dtype=torch.int32)
+
+
+def normal(*sizes, dtype=torch.float32, grad=False):
+    return torch.randn(*sizes, dtype=torch.float64).to(dtype).requires_grad_(grad)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "queries, keys", [((5, 0, 3), (5, 0, 3)), ((2, 1, 3), (4, 7, 3)), ((0,), (0,)), ((), ())]
+)
+def test_attention(dtype, queries, keys):
+    q = normal(sum(queries), 4, 8, dtype=dtype, grad=True)
+    k = normal(sum(keys), 2, 8, dtype=dtype, grad=True)
+    v = normal(sum(keys), 2, 8, dtype=dtype, grad=True)
+    torch.library.opcheck(ops.attention.default, (q, k, v, starts(*queries), starts(*keys), 0.3))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_cross_entropy(grad, tokens, with_mask):
+    hidden = normal(tokens, 6, grad=grad)
+    weight = normal(11, 6, grad=grad)
+    labels = torch.randint(0, 11, (tokens,))
+    labels[:1] = -100
+    mask = torch.rand(tokens) if with_mask else None
+    torch.library.opcheck(ops.cross_entropy.default, (hidden, weight, labels, mask, 0.5, 3))
+
+
+def test_cross_entropy_with_grads():
+    arguments = (normal(7, 6), normal(11, 6), torch.randint(0, 11, (7,)), None, 1.0, 0)
+    torch.library.opcheck(ops.cross_entropy_with_grads.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(7, 5), (2, 3, 5), (0, 5), (4, 0)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_linear(dtype, sizes, with_bias):
+    x = normal(*sizes, dtype=dtype, grad=True)
+    weight = normal(6, sizes[-1], dtype=dtype, grad=True)
+    bias = normal(6, dtype=dtype, grad=True) if with_bias else None
+    torch.library.opcheck(ops.linear.default, (x, weight, bias))
+
+
+def test_linear_with_only_a_weight_gradient():
+    torch.library.opcheck(ops.linear.default, (normal(7, 5), normal(6, 5, grad=True)))
+
+
+@pytest.mark.parametrize("needed", [(True, True, True), (False, False, True), (False, True, False)])
+def test_linear_backward(needed):
+    arguments = (normal(2, 3, 6), normal(2, 3, 5), normal(6, 5), *needed)
+    torch.library.opcheck(ops.linear_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [0, 1, 8])
+def test_matvec(dtype, rows):
+    arguments = (normal(rows, 5, dtype=dtype), normal(6, 5, dtype=dtype), normal(6, dtype=dtype))
+    torch.library.opcheck(ops.matvec.default, arguments)
