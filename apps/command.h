@@ -6,10 +6,11 @@
 
 namespace baton {
 
-/// Adds `baton data`.
-void add_data_command(CLI::App& app);
-
-/// Adds `baton pattern`.
-void add_pattern_command(CLI::App& app);
+void add_data_command(CLI::App& app);     ///< baton data
+void add_eval_command(CLI::App& app);     ///< baton eval
+void add_generate_command(CLI::App& app); ///< baton generate
+void add_logits_command(CLI::App& app);   ///< baton logits
+void add_pattern_command(CLI::App& app);  ///< baton pattern
+void add_train_command(CLI::App& app);    ///< baton train
 
 } // namespace baton

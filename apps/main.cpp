@@ -18,10 +18,10 @@
 
 #include "apps/command.h"
 #include "baton/base/error.h"
+#include "baton/base/version.h"
 
 namespace {
 
-constexpr const char* kVersion = "baton 0.1.0";
 constexpr int kRunFailed = 1;
 constexpr int kBadInput = 2;
 
@@ -79,11 +79,16 @@ int report_command_line(const CLI::App& app, const CLI::ParseError& error) {
 
 int run(int argc, char** argv) {
   CLI::App app{"Baton trains and runs hybrid Mamba-Transformer language models.", "baton"};
-  app.set_version_flag("--version", kVersion, "print the version and exit");
+  app.set_version_flag(
+      "--version", std::string("baton ") + baton::kVersion, "print the version and exit");
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   app.footer("`baton COMMAND --help` explains a command.\n");
   baton::add_data_command(app);
+  baton::add_train_command(app);
+  baton::add_eval_command(app);
+  baton::add_generate_command(app);
+  baton::add_logits_command(app);
   baton::add_pattern_command(app);
   try {
     app.parse(argc, argv);

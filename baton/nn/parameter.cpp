@@ -75,4 +75,12 @@ std::int64_t ParameterStore::num_values() const {
       });
 }
 
+std::map<std::string, at::Tensor> parameter_tensors(const ParameterStore& store) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const Parameter& parameter : store.parameters()) {
+    tensors.emplace(parameter.spec.name, parameter.value.detach());
+  }
+  return tensors;
+}
+
 }  // namespace baton::nn

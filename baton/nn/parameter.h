@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,5 +71,8 @@ class ParameterStore {
  private:
   std::deque<Parameter> parameters_;
 };
+
+/// The values by name, without gradients: what checkpoints read and write.
+std::map<std::string, at::Tensor> parameter_tensors(const ParameterStore& store);
 
 }  // namespace baton::nn

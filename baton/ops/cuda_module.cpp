@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/cuda_module.h"
 
-#include <dlfcn.h>
-
 #include <string>
+
+#include <dlfcn.h>
 
 namespace baton::ops {
 namespace {
@@ -26,7 +26,8 @@ CudaModuleStatus open_cuda_module() {
   }
   std::string path = self.dli_fname;
   const std::size_t slash = path.rfind('/');
-  path = (slash == std::string::npos ? std::string() : path.substr(0, slash + 1)) + "libbaton_cuda.so";
+  path =
+      (slash == std::string::npos ? std::string() : path.substr(0, slash + 1)) + "libbaton_cuda.so";
   void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (module == nullptr) {
     status.reason = last_dl_error();
@@ -44,11 +45,11 @@ CudaModuleStatus open_cuda_module() {
 
 [[maybe_unused]] const CudaModuleStatus& kOpenedAtLoad = cuda_module_status();
 
-}  // namespace
+} // namespace
 
 const CudaModuleStatus& cuda_module_status() {
   static const CudaModuleStatus status = open_cuda_module();
   return status;
 }
 
-}  // namespace baton::ops
+} // namespace baton::ops

@@ -10,7 +10,7 @@ namespace baton::ops {
 struct CudaModuleStatus {
   bool open = false;
   int device_count = 0;
-  std::string reason;  ///< why it is not open; empty when it is
+  std::string reason; ///< why it is not open; empty when it is
 };
 
 /// The module is opened once, while libbaton_ops.so is loaded: PyTorch caches its CUDA hooks at the
@@ -18,4 +18,4 @@ struct CudaModuleStatus {
 /// NVIDIA driver, or without torch's CUDA libraries, nothing is opened and the CPU path goes on.
 const CudaModuleStatus& cuda_module_status();
 
-}  // namespace baton::ops
+} // namespace baton::ops

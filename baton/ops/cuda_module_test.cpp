@@ -28,5 +28,5 @@ TEST(CudaModule, CarriesATensorWhereThereIsADevice) {
   EXPECT_TRUE(at::equal(device, host * 2));
 }
 
-}  // namespace
-}  // namespace baton::ops
+} // namespace
+} // namespace baton::ops

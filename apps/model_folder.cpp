@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/model_folder.h"
+
+#include <utility>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include "baton/base/error.h"
+#include "baton/base/log.h"
+#include "baton/checkpoint/load.h"
+
+namespace baton {
+
+LoadedModel load_model(const std::string& path, const std::string& device, int threads) {
+  if (threads > 0) {
+    at::set_num_threads(threads);
+  }
+  if (device == "cuda" && !at::hasCUDA()) {
+    throw Error("--device cuda: no CUDA device can be used here");
+  }
+  const checkpoint::Checkpoint found = checkpoint::resolve_model(path, log_warning);
+  LoadedModel loaded;
+  loaded.recipe = train::parse_recipe(found.recipe(), found.folder().string() + "/recipe.toml");
+  loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
+  loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
+  found.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
+  loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
+  return loaded;
+}
+
+} // namespace baton

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/attention.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/attention.h"
+#include "baton/ops/paged_attention.h"
+#include "baton/ops/rms_norm.h"
+#include "baton/ops/rotary.h"
+
+namespace baton::nn {
+namespace {
+
+void check_config(const AttentionConfig& config) {
+  TORCH_CHECK(
+      config.num_heads % config.num_kv_heads == 0,
+      "model.attention.num_heads must be a multiple of num_kv_heads: ",
+      config.num_heads,
+      " vs ",
+      config.num_kv_heads);
+  TORCH_CHECK(
+      config.sliding_window == 0,
+      "model.attention.sliding_window is not supported, got ",
+      config.sliding_window);
+  TORCH_CHECK(
+      config.dropout == 0.0,
+      "model.attention.dropout: dropout on attention probabilities is not supported, got ",
+      config.dropout);
+}
+
+LinearOptions head_projection(
+    const SublayerArguments& arguments,
+    const std::string& name,
+    std::int64_t num_heads) {
+  const AttentionConfig& config = arguments.config.attention;
+  return {
+      .name = arguments.layer_name + ".attention." + name,
+      .in = arguments.config.width,
+      .out = num_heads * config.head_dim,
+      .bias = config.bias,
+      .cut = {.dim = 0, .parts = {}},
+      .start_deviation = arguments.config.start_deviation};
+}
+
+LinearOptions output_projection(const SublayerArguments& arguments) {
+  const AttentionConfig& config = arguments.config.attention;
+  return {
+      .name = arguments.layer_name + ".attention.o_proj",
+      .in = config.num_heads * config.head_dim,
+      .out = arguments.config.width,
+      .bias = config.bias,
+      .cut = {.dim = 1, .parts = {}},
+      .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
+}
+
+const Parameter* declare_head_norm(const SublayerArguments& arguments, const std::string& name) {
+  return &arguments.store.declare(
+      {.name = arguments.layer_name + ".attention." + name + ".weight",
+       .shape = {arguments.config.attention.head_dim},
+       .cut = {},
+       .start = start_constant(1.0),
+       .weight_decay = false});
+}
+
+} // namespace
+
+Attention::Attention(const SublayerArguments& arguments)
+    : config_(arguments.config.attention),
+      norm_eps_(arguments.config.norm_eps),
+      dtype_(arguments.config.dtype),
+      scale_(
+          config_.scale > 0.0 ? config_.scale
+                              : 1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+      name_(arguments.layer_name + ".attention"),
+      q_proj_(head_projection(arguments, "q_proj", config_.num_heads), arguments.store),
+      k_proj_(head_projection(arguments, "k_proj", config_.num_kv_heads), arguments.store),
+      v_proj_(head_projection(arguments, "v_proj", config_.num_kv_heads), arguments.store),
+      o_proj_(output_projection(arguments), arguments.store) {
+  check_config(config_);
+  if (config_.query_key_norm) {
+    q_norm_ = declare_head_norm(arguments, "q_norm");
+    k_norm_ = declare_head_norm(arguments, "k_norm");
+  }
+  if (config_.rotary.enabled) {
+    const ops::RotaryFrequencies frequencies = ops::rotary_frequencies(
+        {.head_dim = config_.head_dim,
+         .base = config_.rotary.base,
+         .fraction = config_.rotary.fraction,
+         .scaling = config_.rotary.scaling,
+         .factor = config_.rotary.factor,
+         .original_length = config_.rotary.original_length});
+    inverse_frequencies_ = frequencies.inverse_frequencies;
+    attention_factor_ = frequencies.attention_factor;
+  }
+}
+
+std::vector<StateSpec> Attention::states() const {
+  const std::vector<std::int64_t> shape{config_.num_kv_heads, config_.head_dim};
+  return {
+      {.name = name_ + ".key", .shape = shape, .dtype = dtype_, .kind = StateKind::kGrowsByToken},
+      {.name = name_ + ".value",
+       .shape = shape,
+       .dtype = dtype_,
+       .kind = StateKind::kGrowsByToken}};
+}
+
+at::Tensor
+Attention::heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& positions_T) const {
+  at::Tensor x_THP = x.unflatten(1, {-1, config_.head_dim});
+  if (norm != nullptr) {
+    x_THP = ops::rms_norm(x_THP.flatten(0, 1), norm->value, norm_eps_).view_as(x_THP);
+  }
+  if (inverse_frequencies_.defined()) {
+    x_THP = ops::rotary(
+        x_THP,
+        positions_T,
+        inverse_frequencies_.to(x_THP.device()),
+        attention_factor_,
+        config_.rotary.interleaved);
+  }
+  return x_THP;
+}
+
+at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
+  const at::Tensor q_THP = heads(q_proj_(hidden_TD), q_norm_, context.positions_T);
+  const at::Tensor k_THP = heads(k_proj_(hidden_TD), k_norm_, context.positions_T);
+  const at::Tensor v_THP = v_proj_(hidden_TD).unflatten(1, {-1, config_.head_dim});
+  if (context.form != Form::kTrain) {
+    return o_proj_(attend_cache(q_THP, k_THP, v_THP, context).flatten(1));
+  }
+  const at::Tensor& starts = context.layout.starts_B1;
+  return o_proj_(ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_).out_THP.flatten(1));
+}
+
+at::Tensor Attention::attend_cache(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const StepContext& context) const {
+  const SequenceLayout& layout = context.layout;
+  const CacheView& cache = *context.cache;
+  const at::Tensor& k_pages = cache.at(name_ + ".key");
+  const at::Tensor& v_pages = cache.at(name_ + ".value");
+  ops::paged_write_(
+      k_pages,
+      v_pages,
+      k_THP,
+      v_THP,
+      cache.page_table_BM,
+      layout.starts_B1,
+      layout.first_positions_B);
+  const at::Tensor kv_lengths_B =
+      (layout.first_positions_B + at::diff(layout.starts_B1)).to(at::kInt);
+  return ops::paged_attention(
+      q_THP, k_pages, v_pages, cache.page_table_BM, layout.starts_B1, kv_lengths_B, scale_);
+}
+
+} // namespace baton::nn

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/layer.h"
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/dropout.h"
+#include "baton/ops/rms_norm.h"
+
+namespace baton::nn {
+
+Layer::Layer(char symbol, std::int64_t index, const LayerConfig& config, ParameterStore& store)
+    : name_("layers." + std::to_string(index)),
+      norm_eps_(config.norm_eps),
+      dropout_(config.dropout),
+      norm_(store.declare(
+          {.name = name_ + ".norm.weight",
+           .shape = {config.width},
+           .cut = {},
+           .start = start_constant(1.0),
+           .weight_decay = false})),
+      sublayer_(make_sublayer(symbol, {.layer_name = name_, .config = config, .store = store})) {}
+
+at::Tensor Layer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
+  // The residual stream may be wider (fp32) than what the sublayer computes in.
+  const at::Tensor input_TD = hidden_TD.to(norm_.value.scalar_type());
+  at::Tensor output_TD =
+      sublayer_->forward(ops::rms_norm(input_TD, norm_.value, norm_eps_), context);
+  if (context.dropout && dropout_ > 0.0) {
+    output_TD = ops::dropout(output_TD, context.random_key.with(name_), 0, dropout_);
+  }
+  return hidden_TD + output_TD;
+}
+
+} // namespace baton::nn

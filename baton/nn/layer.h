@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// One layer of a stack: norm, sublayer, residual addition.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "baton/nn/sublayer.h"
+
+namespace baton::nn {
+
+class Layer {
+ public:
+  /// `index` counts from 0 through the whole model, whatever part of it this rank holds.
+  Layer(char symbol, std::int64_t index, const LayerConfig& config, ParameterStore& store);
+
+  /// hidden_TD -> hidden_TD + dropout(sublayer(rms_norm(hidden_TD))).
+  at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const;
+
+  std::vector<StateSpec> states() const { return sublayer_->states(); }
+
+ private:
+  std::string name_;
+  double norm_eps_;
+  double dropout_;
+  const Parameter& norm_;
+  std::unique_ptr<Sublayer> sublayer_;
+};
+
+} // namespace baton::nn

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// A dense layer's parameters and its product.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "baton/nn/parameter.h"
+
+namespace baton::nn {
+
+struct LinearOptions {
+  std::string name; ///< "layers.3.mlp.up_proj"
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+  bool bias = false;
+  ParameterCut cut; ///< of the weight [out, in]
+  double start_deviation = 0.02;
+};
+
+class Linear {
+ public:
+  Linear(const LinearOptions& options, ParameterStore& store);
+
+  /// x [T, in] -> [T, out].
+  at::Tensor operator()(const at::Tensor& x) const;
+
+ private:
+  const Parameter& weight_;
+  const Parameter* bias_ = nullptr;
+};
+
+} // namespace baton::nn

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/mamba2.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/causal_conv1d.h"
+#include "baton/ops/ssd.h"
+#include "baton/ops/ssd_step.h"
+#include "baton/ops/write_slots.h"
+
+namespace baton::nn {
+namespace {
+
+std::optional<at::Tensor> value_of(const Parameter* parameter) {
+  return parameter == nullptr ? std::nullopt : std::make_optional(parameter->value);
+}
+
+void check_config(const Mamba2Config& config) {
+  TORCH_CHECK(
+      config.num_heads % config.num_groups == 0,
+      "model.mamba.num_heads must be a multiple of num_groups: ",
+      config.num_heads,
+      " vs ",
+      config.num_groups);
+  TORCH_CHECK(
+      config.dt_min <= config.dt_max,
+      "model.mamba.dt_min must not exceed dt_max: ",
+      config.dt_min,
+      " vs ",
+      config.dt_max);
+  TORCH_CHECK(
+      config.dt_start_min <= config.dt_start_max && config.a_start_min <= config.a_start_max,
+      "model.mamba: the start ranges of dt and A must not be empty");
+}
+
+// dt log-uniform; the bias is its inverse softplus, dt + log(-expm1(-dt)).
+ParameterSpec::StartValues start_dt_bias(const Mamba2Config& config) {
+  return [config](RandomKey key, at::IntArrayRef shape) {
+    const at::Tensor log_dt =
+        uniform(key, shape, std::log(config.dt_start_min), std::log(config.dt_start_max));
+    const at::Tensor dt = log_dt.exp().clamp_min(config.dt_start_floor);
+    return dt + (-at::expm1(-dt)).log();
+  };
+}
+
+ParameterSpec::StartValues start_a_log(const Mamba2Config& config) {
+  return [config](RandomKey key, at::IntArrayRef shape) {
+    return uniform(key, shape, config.a_start_min, config.a_start_max).log();
+  };
+}
+
+} // namespace
+
+Mamba2Core::Mamba2Core(const MixerArguments& arguments, const Mamba2Config& config)
+    : config_(config),
+      // States stay fp32 in a bf16 model.
+      dtype_(at::promote_types(arguments.layer.dtype, at::kFloat)),
+      conv_state_name_(arguments.name + ".conv"),
+      ssm_state_name_(arguments.name + ".ssm") {
+  check_config(config);
+  const std::int64_t channels = conv_channels();
+  const std::int64_t grouped = config.num_groups * config.state_size;
+  const ParameterCut conv_cut{.dim = 0, .parts = {config.inner(), grouped, grouped}};
+  // Kaiming-uniform with a = sqrt(5) over K inputs is a bound of 1 / sqrt(K), the bias's bound too.
+  const double bound = 1.0 / std::sqrt(static_cast<double>(config.conv_width));
+  ParameterStore& store = arguments.store;
+  conv_weight_ = &store.declare(
+      {.name = arguments.name + ".conv1d.weight",
+       .shape = {channels, config.conv_width},
+       .cut = conv_cut,
+       .start = start_uniform(-bound, bound)});
+  if (config.conv_bias) {
+    conv_bias_ = &store.declare(
+        {.name = arguments.name + ".conv1d.bias",
+         .shape = {channels},
+         .cut = conv_cut,
+         .start = start_uniform(-bound, bound),
+         .weight_decay = false});
+  }
+  const auto declare_per_head = [&](const std::string& name, ParameterSpec::StartValues start) {
+    return &store.declare(
+        {.name = arguments.name + "." + name,
+         .shape = {config.num_heads},
+         .cut = {.dim = 0, .parts = {}},
+         .start = std::move(start),
+         .weight_decay = false,
+         .keep_fp32 = true});
+  };
+  dt_bias_ = declare_per_head("dt_bias", start_dt_bias(config));
+  A_log_ = declare_per_head("A_log", start_a_log(config));
+  if (config.d_per_channel) {
+    D_ = &store.declare(
+        {.name = arguments.name + ".D",
+         .shape = {config.num_heads, config.head_dim},
+         .cut = {.dim = 0, .parts = {}},
+         .start = start_constant(1.0),
+         .weight_decay = false,
+         .keep_fp32 = true});
+  } else {
+    D_ = declare_per_head("D", start_constant(1.0));
+  }
+}
+
+std::int64_t Mamba2Core::conv_channels() const {
+  return config_.inner() + 2 * config_.num_groups * config_.state_size;
+}
+
+std::vector<std::int64_t> Mamba2Core::input_parts() const {
+  const std::int64_t grouped = config_.num_groups * config_.state_size;
+  return {config_.inner(), grouped, grouped, config_.num_heads};
+}
+
+std::vector<StateSpec> Mamba2Core::states() const {
+  return {
+      {.name = conv_state_name_,
+       .shape = {conv_channels(), config_.conv_width - 1},
+       .dtype = dtype_,
+       .kind = StateKind::kFixedSlot},
+      {.name = ssm_state_name_,
+       .shape = {config_.num_heads, config_.head_dim, config_.state_size},
+       .dtype = dtype_,
+       .kind = StateKind::kFixedSlot}};
+}
+
+ops::SsdInputs Mamba2Core::scan_inputs(
+    const at::Tensor& convolved_TC,
+    const at::Tensor& input_TC,
+    const StepContext& context) const {
+  const std::int64_t inner = config_.inner();
+  const std::int64_t grouped = config_.num_groups * config_.state_size;
+  const auto grouped_view = [&](std::int64_t from) {
+    return convolved_TC.slice(1, from, from + grouped)
+        .unflatten(1, {config_.num_groups, config_.state_size});
+  };
+  return {
+      .x_THP = convolved_TC.slice(1, 0, inner).unflatten(1, {config_.num_heads, config_.head_dim}),
+      .dt_TH = input_TC.slice(1, conv_channels()),
+      .A_H = A_log_->value.exp().neg(),
+      .B_TGN = grouped_view(inner),
+      .C_TGN = grouped_view(inner + grouped),
+      .starts = context.layout.starts_B1,
+      .D = D_->value,
+      .time_step = {
+          .bias_H = dt_bias_->value,
+          .softplus = true,
+          .min = config_.dt_min,
+          .max = config_.dt_max}};
+}
+
+at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& context) const {
+  const at::Tensor xbc_TC = ops::causal_conv1d(
+                                input_TC.slice(1, 0, conv_channels()),
+                                conv_weight_->value,
+                                value_of(conv_bias_),
+                                context.layout.starts_B1,
+                                {},
+                                true)
+                                .y_TC;
+  return ops::ssd(scan_inputs(xbc_TC, input_TC, context)).y_THP.flatten(1);
+}
+
+at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& context) const {
+  const at::Tensor& conv_state = context.cache->at(conv_state_name_);
+  const at::Tensor& ssm_state = context.cache->at(ssm_state_name_);
+  const SequenceLayout& layout = context.layout;
+  const ops::CausalConv1dOutput convolved = ops::causal_conv1d(
+      input_TC.slice(1, 0, conv_channels()),
+      conv_weight_->value,
+      value_of(conv_bias_),
+      layout.starts_B1,
+      {.initial_states = conv_state, .initial_slots_B = layout.initial_slots_B},
+      true);
+  ops::write_slots_(conv_state, layout.final_slots_B, convolved.final_states_BCK);
+  const ops::SsdOutput scanned = ops::ssd(
+      scan_inputs(convolved.y_TC, input_TC, context),
+      {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B});
+  ops::write_slots_(ssm_state, layout.final_slots_B, scanned.final_states_BHPN);
+  return scanned.y_THP.flatten(1);
+}
+
+at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& context) const {
+  // A step continues its sequence in place: the slot it reads is the slot it writes.
+  const at::Tensor& slots = context.layout.final_slots_B;
+  const at::Tensor xbc_TC = ops::causal_conv1d_step_(
+      input_TC.slice(1, 0, conv_channels()),
+      conv_weight_->value,
+      value_of(conv_bias_),
+      context.cache->at(conv_state_name_),
+      slots,
+      true);
+  const ops::SsdInputs inputs = scan_inputs(xbc_TC, input_TC, context);
+  at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
+  return ops::ssd_step_(
+             {.x_BHP = inputs.x_THP,
+              .dt_BH = inputs.dt_TH,
+              .A_H = inputs.A_H,
+              .B_BGN = inputs.B_TGN,
+              .C_BGN = inputs.C_TGN,
+              .D = inputs.D,
+              .time_step = inputs.time_step},
+             states_SHPN,
+             slots)
+      .flatten(1);
+}
+
+} // namespace baton::nn

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The core of a Mamba-2 mixer: causal convolution and state-space scan.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "baton/nn/mixer.h"
+#include "baton/ops/ssd.h"
+
+namespace baton::nn {
+
+/// Dao and Gu, "Transformers are SSMs", 2024, section 7; the parts behind z are x, B, C, dt.
+class Mamba2Core final : public MixerCore {
+ public:
+  Mamba2Core(const MixerArguments& arguments, const Mamba2Config& config);
+
+  std::vector<std::int64_t> input_parts() const override;
+  std::vector<StateSpec> states() const override;
+  at::Tensor train(const at::Tensor& input_TC, const StepContext& context) const override;
+  at::Tensor prefill(const at::Tensor& input_TC, const StepContext& context) const override;
+  at::Tensor step(const at::Tensor& input_TC, const StepContext& context) const override;
+
+ private:
+  std::int64_t conv_channels() const;
+
+  /// Views of the convolved columns x, B, C and of the projected column dt, with the parameters.
+  ops::SsdInputs scan_inputs(
+      const at::Tensor& convolved_TC,
+      const at::Tensor& input_TC,
+      const StepContext& context) const;
+
+  Mamba2Config config_;
+  at::ScalarType dtype_;
+  std::string conv_state_name_;
+  std::string ssm_state_name_;
+  const Parameter* conv_weight_ = nullptr;
+  const Parameter* conv_bias_ = nullptr;
+  const Parameter* dt_bias_ = nullptr;
+  const Parameter* A_log_ = nullptr;
+  const Parameter* D_ = nullptr;
+};
+
+} // namespace baton::nn

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/mixer.h"
+
+#include <numeric>
+#include <optional>
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/gated_norm.h"
+
+namespace baton::nn {
+namespace {
+
+LinearOptions in_proj_options(
+    const SublayerArguments& arguments,
+    const MixerFrameConfig& frame,
+    const MixerCore& core) {
+  std::vector<std::int64_t> parts{frame.inner};
+  for (const std::int64_t part : core.input_parts()) {
+    parts.push_back(part);
+  }
+  return {
+      .name = arguments.layer_name + ".mixer.in_proj",
+      .in = arguments.config.width,
+      .out = std::accumulate(parts.begin(), parts.end(), std::int64_t{0}),
+      .bias = frame.bias,
+      .cut = {.dim = 0, .parts = parts},
+      .start_deviation = arguments.config.start_deviation};
+}
+
+LinearOptions out_proj_options(const SublayerArguments& arguments, const MixerFrameConfig& frame) {
+  return {
+      .name = arguments.layer_name + ".mixer.out_proj",
+      .in = frame.inner,
+      .out = arguments.config.width,
+      .bias = frame.bias,
+      .cut = {.dim = 1, .parts = {}},
+      .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
+}
+
+const Parameter* declare_norm(const SublayerArguments& arguments, const MixerFrameConfig& frame) {
+  if (!frame.norm) {
+    return nullptr;
+  }
+  return &arguments.store.declare(
+      {.name = arguments.layer_name + ".mixer.norm.weight",
+       .shape = {frame.inner},
+       .cut = {.dim = 0, .parts = {}},
+       .start = start_constant(1.0),
+       .weight_decay = false});
+}
+
+} // namespace
+
+Mixer::Mixer(
+    const SublayerArguments& arguments,
+    const MixerFrameConfig& frame,
+    const MakeCore& make_core)
+    : frame_(frame),
+      norm_eps_(arguments.config.norm_eps),
+      core_(make_core(
+          {.name = arguments.layer_name + ".mixer",
+           .layer = arguments.config,
+           .store = arguments.store})),
+      in_proj_(in_proj_options(arguments, frame, *core_), arguments.store),
+      norm_(declare_norm(arguments, frame)),
+      out_proj_(out_proj_options(arguments, frame), arguments.store) {}
+
+at::Tensor Mixer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
+  const at::Tensor projected = in_proj_(hidden_TD);
+  const at::Tensor z_TI = projected.slice(1, 0, frame_.inner);
+  const at::Tensor y_TI = run_core(projected.slice(1, frame_.inner), context);
+  return out_proj_(finish(y_TI, z_TI));
+}
+
+at::Tensor Mixer::run_core(const at::Tensor& input_TC, const StepContext& context) const {
+  switch (context.form) {
+    case Form::kTrain:
+      return core_->train(input_TC, context);
+    case Form::kPrefill:
+      return core_->prefill(input_TC, context);
+    case Form::kStep:
+      return core_->step(input_TC, context);
+  }
+  TORCH_INTERNAL_ASSERT(false, "unknown form");
+}
+
+at::Tensor Mixer::finish(const at::Tensor& y_TI, const at::Tensor& z_TI) const {
+  return ops::gated_norm(
+      y_TI,
+      z_TI,
+      norm_ == nullptr ? std::nullopt : std::make_optional(norm_->value),
+      {.eps = norm_eps_, .group_size = frame_.group_size, .gate_first = frame_.gate_first});
+}
+
+} // namespace baton::nn

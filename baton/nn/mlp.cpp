@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/nn/mlp.h"
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/activation.h"
+
+namespace baton::nn {
+namespace {
+
+LinearOptions up_options(const SublayerArguments& arguments) {
+  const MlpConfig& config = arguments.config.mlp;
+  const bool gated = config.activation == "swiglu";
+  return {
+      .name = arguments.layer_name + ".mlp.up_proj",
+      .in = arguments.config.width,
+      .out = gated ? 2 * config.hidden : config.hidden,
+      .bias = config.bias,
+      .cut =
+          {.dim = 0,
+           .parts = gated ? std::vector<std::int64_t>{config.hidden, config.hidden}
+                          : std::vector<std::int64_t>{}},
+      .start_deviation = arguments.config.start_deviation};
+}
+
+LinearOptions down_options(const SublayerArguments& arguments) {
+  return {
+      .name = arguments.layer_name + ".mlp.down_proj",
+      .in = arguments.config.mlp.hidden,
+      .out = arguments.config.width,
+      .bias = arguments.config.mlp.bias,
+      .cut = {.dim = 1, .parts = {}},
+      .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
+}
+
+} // namespace
+
+Mlp::Activation Mlp::parse_activation(const MlpConfig& config) {
+  if (config.activation == "squared_relu") {
+    return Activation::kSquaredRelu;
+  }
+  if (config.activation == "gelu") {
+    return Activation::kGelu;
+  }
+  TORCH_CHECK(
+      config.activation == "swiglu",
+      "model.mlp.activation must be squared_relu, gelu or swiglu, got '",
+      config.activation,
+      "'");
+  return Activation::kSwiglu;
+}
+
+Mlp::Mlp(const SublayerArguments& arguments)
+    : activation_(parse_activation(arguments.config.mlp)),
+      up_proj_(up_options(arguments), arguments.store),
+      down_proj_(down_options(arguments), arguments.store) {}
+
+at::Tensor Mlp::forward(const at::Tensor& hidden_TD, const StepContext&) const {
+  const at::Tensor up_TF = up_proj_(hidden_TD);
+  switch (activation_) {
+    case Activation::kSquaredRelu:
+      return down_proj_(ops::squared_relu(up_TF));
+    case Activation::kGelu:
+      return down_proj_(at::gelu(up_TF, "tanh"));
+    case Activation::kSwiglu:
+      return down_proj_(ops::swiglu(up_TF));
+  }
+  TORCH_INTERNAL_ASSERT(false, "unknown activation");
+}
+
+} // namespace baton::nn

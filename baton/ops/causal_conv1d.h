@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Depthwise causal convolution over packed sequences, with bias and SiLU, as Mamba mixers use it.
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+
+namespace baton::ops {
+
+/// States that sequences start from: the K-1 inputs before their first token, oldest first.
+struct CausalConv1dStates {
+  std::optional<at::Tensor> initial_states;  ///< [S, C, K-1]; absent: zeros
+  std::optional<at::Tensor> initial_slots_B; ///< int32, -1 starts from zero; absent: slot b for b
+};
+
+struct CausalConv1dOutput {
+  at::Tensor y_TC;
+  at::Tensor final_states_BCK; ///< [B, C, K-1] the last K-1 inputs, in the initial states' dtype or x's
+};
+
+/// y[t, c] = act(bias[c] + sum_k weight[c, k] * x[t - K + 1 + k, c]), act SiLU or identity, where
+/// inputs before a sequence's first token come from its state. x_TC may have any token stride;
+/// weight_CK (K from 1 to 8) and bias_C in x's dtype or fp32; starts_B1 as in SequenceLayout.
+/// Differentiable in x, weight, bias and the initial states, through y and the final states.
+CausalConv1dOutput causal_conv1d(
+    const at::Tensor& x_TC,
+    const at::Tensor& weight_CK,
+    const std::optional<at::Tensor>& bias_C,
+    const at::Tensor& starts_B1,
+    const CausalConv1dStates& states,
+    bool silu);
+
+/// One token of each of B sequences; reads and advances states_SCK [S, C, K-1] in the given slots.
+/// Slot -1 computes from a zero state and stores nothing. Takes no part in autograd.
+at::Tensor causal_conv1d_step_(
+    const at::Tensor& x_BC,
+    const at::Tensor& weight_CK,
+    const std::optional<at::Tensor>& bias_C,
+    const at::Tensor& states_SCK,
+    const at::Tensor& slots_B,
+    bool silu);
+
+/// The rules that all of these operators check.
+void check_causal_conv1d(
+    const at::Tensor& x,
+    const at::Tensor& weight_CK,
+    const std::optional<at::Tensor>& bias_C,
+    const std::optional<at::Tensor>& states,
+    const std::optional<at::Tensor>& slots);
+
+} // namespace baton::ops

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks that the operators on rows of channels share.
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace baton::ops {
+
+/// Throws unless `tensor` is fp64, fp32 or bf16.
+void check_activation(const char* name, const at::Tensor& tensor);
+
+/// Throws unless `tensor` is an activation with the shape, dtype and device of `reference`.
+void check_same(
+    const char* name,
+    const at::Tensor& tensor,
+    const char* reference_name,
+    const at::Tensor& reference);
+
+/// Throws unless `weight` has `size` entries in one dim and the dtype of `x`, or fp32 beside a bf16
+/// `x`, on the device of `x`.
+void check_channel_parameter(
+    const char* name,
+    const at::Tensor& weight,
+    const c10::SymInt& size,
+    const at::Tensor& x);
+
+/// Throws in gradient mode when `tensor` requires a gradient that the in-place operator `op` would
+/// drop.
+void check_no_gradient(const char* op, const at::Tensor& tensor);
+
+/// `tensor` [..., D] as [rows, D] with neighbouring channels in the last dim and any row stride; a
+/// copy where the strides do not allow a view.
+at::Tensor as_rows(const at::Tensor& tensor);
+
+} // namespace baton::ops

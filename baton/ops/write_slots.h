@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stores the states of a batch in the slots of a cache.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace baton::ops {
+
+/// cache[slots[b]] = values[b] for every b whose slot is not -1, converted to the cache's dtype.
+/// cache [S, ...], slots_B int32, values [B, ...]. Throws when a slot is out of range, and in
+/// gradient mode when an argument requires a gradient.
+void write_slots_(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values);
+
+} // namespace baton::ops

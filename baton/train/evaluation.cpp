@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/evaluation.h"
+
+#include <ATen/ATen.h>
+
+#include "baton/data/loader.h"
+
+namespace baton::train {
+namespace {
+
+std::int64_t count_bytes(const Microbatch& microbatch, const at::Tensor& token_bytes_V) {
+  at::Tensor counted = microbatch.labels_T.ge(0);
+  if (microbatch.mask_T) {
+    counted = counted.logical_and(microbatch.mask_T->gt(0));
+  }
+  const at::Tensor labels = microbatch.labels_T.masked_select(counted);
+  return token_bytes_V.index_select(0, labels).sum().item<std::int64_t>();
+}
+
+}  // namespace
+
+EvaluationResult evaluate(
+    const model::HybridModel& model,
+    const std::shared_ptr<const IndexedDataset>& dataset,
+    const EvaluationOptions& options) {
+  const at::NoGradGuard no_grad;
+  EvalLoader loader(dataset, options.tokens_per_microbatch, model.config().vocabulary);
+  EvaluationResult result;
+  std::int64_t tokens = 0;
+  const at::Tensor token_bytes_V = at::tensor(options.token_bytes, at::kLong);
+  while (auto microbatch = loader.next()) {
+    const nn::StepContext context{
+        .layout = microbatch->layout, .positions_T = microbatch->layout.positions()};
+    const at::Tensor hidden_TD = model.hidden(microbatch->tokens_T, context);
+    const model::LossOutput loss = model.loss(hidden_TD, microbatch->labels_T, microbatch->mask_T);
+    result.nll_sum += loss.loss_sum.item<double>();
+    result.targets += microbatch->targets;
+    if (!options.token_bytes.empty()) {
+      result.bytes += count_bytes(*microbatch, token_bytes_V);
+    }
+    tokens += microbatch->layout.num_tokens;
+    if (options.max_tokens > 0 && tokens >= options.max_tokens) {
+      break;
+    }
+  }
+  return result;
+}
+
+} // namespace baton::train

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loss on held-out data.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "baton/data/indexed_dataset.h"
+#include "baton/model/hybrid_model.h"
+
+namespace baton::train {
+
+struct EvaluationOptions {
+  std::int64_t tokens_per_microbatch = 4096;
+  std::int64_t max_tokens = 0; ///< stop behind the microbatch that reaches it; 0 reads all
+  std::vector<std::int64_t> token_bytes; ///< bytes of text of every id; empty counts none
+};
+
+struct EvaluationResult {
+  double nll_sum = 0.0;     ///< nats over the labels that count
+  std::int64_t targets = 0; ///< labels that count
+  std::int64_t bytes = 0;   ///< of text that these labels stand for, by `token_bytes`
+
+  double loss() const { return targets == 0 ? 0.0 : nll_sum / static_cast<double>(targets); }
+};
+
+/// Runs the documents of a dataset in their own order through the model, without gradients.
+EvaluationResult evaluate(
+    const model::HybridModel& model,
+    const std::shared_ptr<const IndexedDataset>& dataset,
+    const EvaluationOptions& options);
+
+} // namespace baton::train

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+
+#include "baton/base/error.h"
+#include "baton/base/log.h"
+#include "baton/base/progress.h"
+#include "baton/base/version.h"
+#include "baton/checkpoint/load.h"
+#include "baton/checkpoint/save.h"
+#include "baton/data/tokenizer.h"
+#include "baton/train/evaluation.h"
+
+namespace baton::train {
+namespace {
+
+/// The recipe with what the tokenizer decides filled in, and the process set up as it says.
+Recipe prepared(Recipe recipe) {
+  const auto tokenizer = make_tokenizer(recipe.data.tokenizer);
+  const std::int64_t needed = tokenizer->vocab_size();
+  if (recipe.model.vocabulary == 0) {
+    recipe.model.vocabulary = padded_vocab_size(needed);
+  }
+  if (recipe.model.vocabulary < needed) {
+    throw Error(
+        "recipe: model.vocabulary is smaller than the tokenizer's: " +
+        std::to_string(recipe.model.vocabulary) + " vs " + std::to_string(needed));
+  }
+  if (recipe.run.threads > 0) {
+    at::set_num_threads(static_cast<int>(recipe.run.threads));
+  }
+  if (recipe.run.device == "cuda" && !at::hasCUDA()) {
+    throw Error("recipe: run.device is cuda, but no CUDA device can be used here");
+  }
+  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+  return recipe;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string progress_note(const StepMetrics& metrics) {
+  char text[64];
+  std::snprintf(text, sizeof(text), "loss %.4f", metrics.loss);
+  std::string note = text;
+  if (metrics.valid_loss) {
+    std::snprintf(text, sizeof(text), " valid %.4f", *metrics.valid_loss);
+    note += text;
+  }
+  return note;
+}
+
+} // namespace
+
+Trainer::Trainer(const Recipe& recipe, Resume resume)
+    : recipe_(prepared(recipe)),
+      model_(recipe_.model),
+      schedule_(recipe_.train.schedule, recipe_.train.steps) {
+  const auto dataset = std::make_shared<const IndexedDataset>(recipe_.data.train);
+  loader_ = std::make_unique<Loader>(
+      dataset,
+      LoaderConfig{
+          .tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
+          .vocab_size = recipe_.model.vocabulary,
+          .seed = static_cast<std::uint64_t>(recipe_.run.seed)});
+  if (!recipe_.data.valid.empty()) {
+    valid_ = std::make_shared<const IndexedDataset>(recipe_.data.valid);
+  }
+  const at::Device device(recipe_.run.device);
+  model_.parameters().initialize(
+      static_cast<std::uint64_t>(recipe_.run.seed), recipe_.model.scalar_type(), device);
+  optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
+  resume_from_newest(resume);
+  log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
+}
+
+void Trainer::resume_from_newest(Resume resume) {
+  const std::optional<checkpoint::Checkpoint> newest =
+      checkpoint::open_newest(recipe_.run.folder, checkpoint::Scope::kWhole, log_warning);
+  if (!newest) {
+    if (resume == Resume::kMust) {
+      throw Error(recipe_.run.folder + ": holds no checkpoint to resume from");
+    }
+    return;
+  }
+  if (resume == Resume::kNever) {
+    throw Error(
+        recipe_.run.folder + ": already holds a checkpoint (" + newest->folder().string() +
+        "); choose another run.folder or resume");
+  }
+  newest->read_parameters(nn::parameter_tensors(model_.parameters()));
+  const NamedTensors state = optimizer_->state();
+  newest->read_optimizer_states({state.begin(), state.end()});
+  step_ = newest->step();
+  saved_at_ = step_;
+  optimizer_->load(state, step_);
+  loader_->restore(loader_state_from_json(newest->train_state().at("loader").dump()));
+  log_info("resuming from " + newest->folder().string());
+}
+
+RunResult Trainer::run(const std::atomic<bool>& stop) {
+  Progress progress(
+      {.label = "train",
+       .unit = "steps",
+       .total = recipe_.train.steps,
+       .first = step_,
+       .rate_unit = "tokens",
+       .rate_scale = recipe_.train.tokens_per_step});
+  RunResult result;
+  while (step_ < recipe_.train.steps && !stop) {
+    StepMetrics metrics = train_step();
+    const bool last = step_ == recipe_.train.steps;
+    if (valid_ && (last || due(recipe_.train.eval_interval))) {
+      metrics.valid_loss = result.valid_loss = evaluate();
+    }
+    log_->append(metrics);
+    progress.update(step_, progress_note(metrics));
+    if (last || due(recipe_.checkpoint.interval)) {
+      save();
+    }
+  }
+  progress.finish();
+  if (saved_at_ != step_) {
+    save();
+  }
+  log_->draw_curve();
+  result.steps = step_;
+  result.complete = step_ == recipe_.train.steps;
+  return result;
+}
+
+bool Trainer::due(std::int64_t interval) const {
+  return interval > 0 && step_ % interval == 0;
+}
+
+StepMetrics Trainer::train_step() {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Microbatch> microbatches;
+  std::int64_t targets = 0;
+  for (std::int64_t i = 0; i < recipe_.microbatches_per_step(); ++i) {
+    microbatches.push_back(loader_->next());
+    targets += microbatches.back().targets;
+  }
+  // A step whose tokens are all masked has a zero gradient, not a division by zero.
+  const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(targets, 1));
+  clear_gradients(model_.parameters());
+  const double loss = accumulate_gradients(microbatches, scale);
+  if (!std::isfinite(loss)) {
+    throw RunError(
+        "step " + std::to_string(step_ + 1) + ": the loss is " + std::to_string(loss) +
+        "; the last checkpoint is whole, lower train.lr or look at the data");
+  }
+  const double lr = schedule_.lr(step_);
+  const StepReport report = optimizer_->step({.lr = lr}, gradients(model_.parameters()));
+  ++step_;
+  return {
+      .step = step_,
+      .loss = loss,
+      .lr = lr,
+      .grad_norm = report.grad_norm,
+      .tokens_per_second =
+          static_cast<double>(recipe_.train.tokens_per_step) / seconds_since(start)};
+}
+
+double Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches, double scale) {
+  double loss = 0.0;
+  for (const Microbatch& microbatch : microbatches) {
+    const nn::StepContext context = training_context(microbatch);
+    const at::Tensor hidden_TD = model_.hidden(microbatch.tokens_T, context);
+    const model::LossOutput output = model_.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
+    const at::Tensor scaled = output.loss_sum * scale;
+    scaled.backward();
+    loss += scaled.item<double>();
+  }
+  return loss;
+}
+
+nn::StepContext Trainer::training_context(const Microbatch& microbatch) const {
+  return {
+      .layout = microbatch.layout,
+      .positions_T = microbatch.layout.positions(),
+      .dropout = true,
+      .random_key = RandomKey(static_cast<std::uint64_t>(recipe_.run.seed))
+                        .with("dropout")
+                        .with(static_cast<std::uint64_t>(microbatch.index))};
+}
+
+double Trainer::evaluate() {
+  return train::evaluate(
+             model_,
+             valid_,
+             {.tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
+              .max_tokens = recipe_.train.eval_tokens})
+      .loss();
+}
+
+void Trainer::save() {
+  log_->sync();
+  const NamedTensors state = optimizer_->state();
+  checkpoint::save_checkpoint(
+      {.step = step_,
+       .program = kVersion,
+       .parameters = nn::parameter_tensors(model_.parameters()),
+       .optimizer_states = {state.begin(), state.end()},
+       .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
+       .recipe = config_to_toml(recipe_)},
+      {.run_folder = recipe_.run.folder,
+       .keep_last = static_cast<int>(recipe_.checkpoint.keep),
+       .log = log_warning});
+  saved_at_ = step_;
+}
+
+} // namespace baton::train

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop: loader -> model -> gradients -> optimizer, with evaluation and checkpoints.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "baton/data/loader.h"
+#include "baton/model/hybrid_model.h"
+#include "baton/train/optimizer.h"
+#include "baton/train/recipe.h"
+#include "baton/train/run_log.h"
+
+namespace baton::train {
+
+/// What to do with checkpoints that the run folder already holds.
+enum class Resume {
+  kNever, ///< refuse to start beside them
+  kAuto,  ///< go on from the newest whole one, or start
+  kMust,  ///< go on, or refuse to start
+};
+
+/// How a run ended.
+struct RunResult {
+  std::int64_t steps = 0; ///< updates done, those before a resume counted in
+  bool complete = false;  ///< false when a stop was asked for before the last step
+  std::optional<double> valid_loss;
+};
+
+class Trainer {
+ public:
+  /// Opens the data and the run folder, builds the model and resumes. Throws Error for what the
+  /// recipe or the files got wrong.
+  Trainer(const Recipe& recipe, Resume resume);
+
+  /// Trains to the last step, or until `stop` is set: then the step in progress is finished and a
+  /// checkpoint saved.
+  RunResult run(const std::atomic<bool>& stop);
+
+ private:
+  void resume_from_newest(Resume resume);
+  StepMetrics train_step();
+  double accumulate_gradients(const std::vector<Microbatch>& microbatches, double scale);
+  nn::StepContext training_context(const Microbatch& microbatch) const;
+  double evaluate();
+  void save();
+  bool due(std::int64_t interval) const;
+
+  Recipe recipe_;
+  model::HybridModel model_;
+  Schedule schedule_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Loader> loader_;
+  std::shared_ptr<const IndexedDataset> valid_;
+  std::unique_ptr<RunLog> log_;
+  std::int64_t step_ = 0;     ///< updates done
+  std::int64_t saved_at_ = 0; ///< `step_` of the newest checkpoint
+};
+
+} // namespace baton::train
