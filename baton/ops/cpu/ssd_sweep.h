@@ -42,7 +42,7 @@ void add_up_chunks(
     Real* states);
 
 /// Turns these sums into the states that enter the chunks. `carry` [H, P, N] passes from one window
-/// to the next. Writes the states that sequences end with to final_states [B, H, P, N].
+/// to the next. Writes the states that sequences end with to final_states [B, H, P, N], if given.
 template <class Real>
 void scan_states(
     const SsdPlan<Real>& plan,

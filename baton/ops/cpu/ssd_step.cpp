@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// One token of the scan on the CPU: every state is read and written once.
+#include "baton/ops/ssd_step.h"
+
+#include <cmath>
+#include <optional>
+#include <set>
+
+#include <torch/library.h>
+
+#include "baton/ops/cpu/ssd_plan.h"
+
+namespace baton::ops::cpu {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+// A row per sequence is a sequence of one token, so the checks of the scan hold here too.
+SsdSizes checked_step(
+    const SsdStepInputs& in,
+    const at::Tensor& states,
+    const std::vector<std::int64_t>& slots) {
+  const at::Tensor starts = at::empty({in.x_BHP.size(0) + 1}, at::kInt);
+  const SsdSizes sizes =
+      checked_ssd_sizes(in.x_BHP, in.dt_BH, in.A_H, in.B_BGN, starts, in.time_step);
+  TORCH_CHECK(
+      in.C_BGN.sizes() == in.B_BGN.sizes() && in.C_BGN.scalar_type() == in.B_BGN.scalar_type(),
+      "C must be like B: ",
+      in.C_BGN.scalar_type(),
+      " ",
+      in.C_BGN.sizes(),
+      " vs ",
+      in.B_BGN.scalar_type(),
+      " ",
+      in.B_BGN.sizes());
+  check_ssd_skip(in.D, sizes);
+  check_ssd_states(states, true, sizes, ssd_state_dtype(in.x_BHP));
+  TORCH_CHECK(
+      states.size(0) == 0 || states.select(0, 0).is_contiguous(),
+      "states must be dense within a slot: strides ",
+      states.strides());
+  std::set<std::int64_t> seen;
+  for (const std::int64_t slot : slots) {
+    TORCH_CHECK(slot < 0 || seen.insert(slot).second, "two sequences use state slot ", slot);
+  }
+  return sizes;
+}
+
+template <class Real>
+struct StepWorker {
+  Scratch<Real> state, y, b, c, x;
+};
+
+template <class In, class Real>
+at::Tensor run_step(
+    const SsdStepInputs& in,
+    at::Tensor& states,
+    const SsdSizes& sizes,
+    const std::vector<std::int64_t>& slots) {
+  const auto [B, H, P, G, N, same_B] = sizes;
+  const at::ScalarType dtype = c10::CppTypeToScalarType<Real>::value;
+  const SsdRows<Real>& loops = ssd_rows<Real>();
+  const at::Tensor raw = in.dt_BH.to(dtype).contiguous();
+  const at::Tensor A = in.A_H.to(dtype).contiguous();
+  const at::Tensor skip = expanded_skip<Real>(in.D, sizes);
+  const at::Tensor bias =
+      in.time_step.bias_H.has_value() ? in.time_step.bias_H->to(dtype).contiguous() : at::Tensor();
+  const TimeStepRule rule{in.time_step.softplus, in.time_step.min, in.time_step.max};
+  const at::Tensor x_owner = with_dense_rows(in.x_BHP);
+  const at::Tensor b_owner = with_dense_rows(in.B_BGN);
+  const at::Tensor c_owner = with_dense_rows(in.C_BGN);
+  const TokenRows<In> x = token_rows<In>(x_owner);
+  const TokenRows<In> b = token_rows<In>(b_owner);
+  const TokenRows<In> c = token_rows<In>(c_owner);
+  at::Tensor y = at::empty(in.x_BHP.sizes(), in.x_BHP.options());
+  In* y_out = y.mutable_data_ptr<In>();
+  Real* states_out = states.mutable_data_ptr<Real>();
+  const std::int64_t slot_stride = states.stride(0);
+  at::Tensor dt = at::empty_like(raw);
+  for (std::int64_t row = 0; row < B; ++row) {
+    loops.time_steps(
+        rule,
+        H,
+        raw.const_data_ptr<Real>() + row * H,
+        bias.defined() ? bias.const_data_ptr<Real>() : nullptr,
+        dt.mutable_data_ptr<Real>() + row * H);
+  }
+  const std::int64_t group_heads = sizes.heads_per_group();
+  const auto make_worker = [&, P = P, N = N] {
+    return StepWorker<Real>{
+        make_scratch<Real>(P * N),
+        make_scratch<Real>(P),
+        make_scratch<Real>(N),
+        make_scratch<Real>(N),
+        make_scratch<Real>(P)};
+  };
+  for_each_item(
+      B * H,
+      make_worker,
+      [&, H = H, P = P, N = N](const StepWorker<Real>& worker, std::int64_t item) {
+        const std::int64_t row = item / H;
+        const std::int64_t h = item % H;
+        const SsdChunk token{row, row, 1, true, true};
+        const std::int64_t key = h / group_heads * N;
+        const ConstTile<Real> x_row = load_tile(x, token, h * P, P, worker.x.get());
+        const ConstTile<Real> b_row = load_tile(b, token, key, N, worker.b.get());
+        const ConstTile<Real> c_row = load_tile(c, token, key, N, worker.c.get());
+        Real* state = worker.state.get();
+        if (slots[row] >= 0) {
+          state = states_out + slots[row] * slot_stride + h * P * N;
+        } else {
+          std::fill_n(state, P * N, Real(0));
+        }
+        const Real step = dt.const_data_ptr<Real>()[row * H + h];
+        const Real decay = std::exp(step * A.const_data_ptr<Real>()[h]);
+        In* to = y_out + item * P;
+        const Tile<Real> out = output_tile(to, P, P, worker.y.get());
+        loops.step(P, N, decay, step, x_row.data, b_row.data, c_row.data, state, out.data);
+        if (skip.defined()) {
+          const Real* skip_row = skip.const_data_ptr<Real>() + h * P;
+          for (std::int64_t p = 0; p < P; ++p) {
+            out.data[p] += skip_row[p] * x_row.data[p];
+          }
+        }
+        store_tile(ConstTile<Real>(out), 1, P, to, P);
+      });
+  return y;
+}
+
+at::Tensor step_cpu(
+    const at::Tensor& x,
+    const at::Tensor& dt,
+    const at::Tensor& A,
+    const at::Tensor& B,
+    const at::Tensor& C,
+    at::Tensor& states,
+    const at::Tensor& slots_B,
+    const OptionalTensor& D,
+    const OptionalTensor& dt_bias,
+    bool dt_softplus,
+    double dt_min,
+    double dt_max) {
+  TORCH_CHECK(x.dim() == 3, "x must have dims [B, H, P], not ", x.sizes());
+  TORCH_CHECK(states.dim() == 4, "states must have dims [S, H, P, N], not ", states.sizes());
+  const SsdStepInputs in{x, dt, A, B, C, D, {dt_bias, dt_softplus, dt_min, dt_max}};
+  const std::vector<std::int64_t> slots = checked_slots(slots_B, x.size(0), states.size(0));
+  const SsdSizes sizes = checked_step(in, states, slots);
+  if (x.scalar_type() == at::kDouble) {
+    return run_step<double, double>(in, states, sizes, slots);
+  }
+  return x.scalar_type() == at::kFloat ? run_step<float, float>(in, states, sizes, slots)
+                                       : run_step<c10::BFloat16, float>(in, states, sizes, slots);
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(baton, CPU, library) {
+  library.impl("ssd_step_", &step_cpu);
+}
+
+} // namespace baton::ops::cpu
