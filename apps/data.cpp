@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `baton data build`: text, JSON lines and folders become a dataset of tokens.
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <string>
 
@@ -16,8 +15,16 @@ namespace {
 
 struct BuildOptions {
   BuildConfig config;
+  std::string format = "auto";
   std::string split = "file";
 };
+
+CorpusFormat format_of(const std::string& name) {
+  if (name == "text") {
+    return CorpusFormat::kText;
+  }
+  return name == "jsonl" ? CorpusFormat::kJsonLines : CorpusFormat::kAuto;
+}
 
 void print_report(const BuildReport& report) {
   if (!report.skipped_files.empty()) {
@@ -45,17 +52,10 @@ void add_build_command(CLI::App& data) {
   build->add_option("--input", config.corpus.inputs, "text files, JSON lines, folders of them")
       ->required();
   build->add_option("--output", config.output, "prefix of the files to write")->required();
-  const std::map<std::string, CorpusFormat> formats{
-      {"auto", CorpusFormat::kAuto},
-      {"text", CorpusFormat::kText},
-      {"jsonl", CorpusFormat::kJsonLines}};
-  build
-      ->add_option(
-          "--format", config.corpus.format, "auto (by the file's name), text or jsonl [auto]")
-      ->transform(CLI::Transformer(formats))
-      ->check(CLI::IsMember(formats))
-      ->type_name("FORMAT")
-      ->default_str("");
+  build->add_option("--format", options->format, "auto (by the file's name), text or jsonl")
+      ->check(CLI::IsMember({"auto", "text", "jsonl"}))
+      ->type_name("TEXT")
+      ->capture_default_str();
   build
       ->add_option(
           "--field",
@@ -84,6 +84,7 @@ void add_build_command(CLI::App& data) {
       ->capture_default_str();
   build->add_flag("--overwrite", config.overwrite, "replace an older dataset");
   build->callback([options] {
+    options->config.corpus.format = format_of(options->format);
     options->config.corpus.split = parse_document_split(options->split);
     print_report(build_dataset(options->config));
   });

@@ -19,8 +19,9 @@ get_filename_component(_site "${TORCH_ROOT}" DIRECTORY)
 file(STRINGS "${TORCH_ROOT}/version.py" _torch_version REGEX "^__version__")
 message(STATUS "torch: ${_torch_version} at ${TORCH_ROOT}")
 
-# The CUDA headers that c10/cuda needs: the runtime wheel's, or a toolkit's.
-find_path(BATON_CUDA_INCLUDE cuda_runtime_api.h
+# The CUDA headers that c10/cuda needs: the wheels' (runtime and crt), or a toolkit's. The runtime's
+# without crt do not compile.
+find_path(BATON_CUDA_INCLUDE crt/host_defines.h
           PATHS "${_site}/nvidia/cu13/include" /usr/local/cuda/include NO_DEFAULT_PATH)
 find_library(BATON_CUDART NAMES libcudart.so.13
              PATHS "${_site}/nvidia/cu13/lib" /usr/local/cuda/lib64 NO_DEFAULT_PATH)

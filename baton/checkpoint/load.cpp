@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "baton/base/error.h"
 #include "baton/checkpoint/checked_file.h"

@@ -60,11 +60,11 @@ std::string checksum_of(const Json& root_without_checksum) {
 
 // --- reading; `where` names the value for messages: parameters["embedding.weight"].pieces[0].file
 
-std::string member(const std::string& where, std::string_view key) {
-  return where.empty() ? std::string(key) : where + "." + std::string(key);
+std::string member(std::string_view where, std::string_view key) {
+  return where.empty() ? std::string(key) : std::string(where) + "." + std::string(key);
 }
 
-const Json& get(const Json& object, const char* key, const std::string& where) {
+const Json& get(const Json& object, std::string_view key, std::string_view where) {
   const auto found = object.find(key);
   if (found == object.end()) {
     throw Error(member(where, key) + " is missing");

@@ -141,8 +141,8 @@ at::Tensor Attention::attend_cache(
     const StepContext& context) const {
   const SequenceLayout& layout = context.layout;
   const CacheView& cache = *context.cache;
-  const at::Tensor& k_pages = cache.at(name_ + ".key");
-  const at::Tensor& v_pages = cache.at(name_ + ".value");
+  at::Tensor k_pages = cache.at(name_ + ".key");
+  at::Tensor v_pages = cache.at(name_ + ".value");
   ops::paged_write_(
       k_pages,
       v_pages,

@@ -101,6 +101,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
       const std::optional<at::Tensor>& bias_F) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({x, weight_FD});
+    context->saved_data["has_bias"] = bias_F.has_value();
     return call_linear(x, weight_FD, bias_F);
   }
 
@@ -111,7 +112,9 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     const variable_list saved = context->get_saved_variables();
     const bool need_dx = context->needs_input_grad(0);
     const bool need_dweight = context->needs_input_grad(1);
-    const bool need_dbias = context->needs_input_grad(2);
+    // An absent bias is no input of the node at all.
+    const bool need_dbias =
+        context->saved_data["has_bias"].toBool() && context->needs_input_grad(2);
     auto [dx, dweight, dbias] =
         call_linear_backward(gradients[0], saved[0], saved[1], need_dx, need_dweight, need_dbias);
     return {

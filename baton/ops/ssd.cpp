@@ -30,7 +30,7 @@ using SsdSignature = std::tuple<Tensor, Tensor>(
     const OptionalTensor&,
     bool,
     double,
-    double);
+    std::optional<double>);
 using BackwardSignature = Gradients8(
     const Tensor&,
     const OptionalTensor&,
@@ -46,7 +46,7 @@ using BackwardSignature = Gradients8(
     const OptionalTensor&,
     bool,
     double,
-    double);
+    std::optional<double>);
 
 const c10::TypedOperatorHandle<SsdSignature>& ssd_operator() {
   static const auto handle =
@@ -80,7 +80,7 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
       const OptionalTensor& initial_slots,
       bool dt_softplus,
       double dt_min,
-      double dt_max) {
+      std::optional<double> dt_max) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward(
         {x,
@@ -95,7 +95,7 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
          initial_slots.value_or(Tensor())});
     context->saved_data["dt_softplus"] = dt_softplus;
     context->saved_data["dt_min"] = dt_min;
-    context->saved_data["dt_max"] = dt_max;
+    context->saved_data["dt_max"] = dt_max.value_or(kNoTimeStepLimit);
     context->set_materialize_grads(false);
     auto [y, states] = ssd_operator().call(
         x,
@@ -169,7 +169,7 @@ std::tuple<Tensor, Tensor> ssd_autograd(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   auto outputs = SsdFunction::apply(
       x,
       dt,
@@ -200,7 +200,7 @@ std::tuple<Tensor, Tensor> ssd_meta(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   TORCH_CHECK(
       x.dim() == 3 && B.dim() == 3 && starts.dim() == 1,
       "x must have dims [T, H, P], B [T, G, N], starts [B + 1]");
@@ -231,7 +231,7 @@ Gradients8 ssd_backward_meta(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   const auto like = [](const Tensor& tensor) {
     return at::empty_symint(tensor.sym_sizes(), tensor.options());
   };
@@ -302,13 +302,13 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "ssd(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor starts, Tensor? D=None, "
       "Tensor? dt_bias=None, Tensor? initial_states=None, Tensor? initial_slots=None, "
-      "bool dt_softplus=True, float dt_min=0., float dt_max=inf) -> (Tensor, Tensor)",
+      "bool dt_softplus=True, float dt_min=0., float? dt_max=None) -> (Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ssd_backward(Tensor dy, Tensor? dfinal_states, Tensor x, Tensor dt, Tensor A, Tensor B, "
       "Tensor C, Tensor starts, Tensor? D=None, Tensor? dt_bias=None, "
       "Tensor? initial_states=None, Tensor? initial_slots=None, bool dt_softplus=True, "
-      "float dt_min=0., float dt_max=inf) -> "
+      "float dt_min=0., float? dt_max=None) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }

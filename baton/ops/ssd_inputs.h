@@ -11,12 +11,14 @@
 
 namespace baton::ops {
 
+inline constexpr double kNoTimeStepLimit = std::numeric_limits<double>::infinity();
+
 /// How time steps are made of the raw ones. The gradient is zero where the limits cut.
 struct SsdTimeStep {
-  std::optional<at::Tensor> bias_H;
+  std::optional<at::Tensor> bias_H = {};
   bool softplus = true;
   double min = 0.0;
-  double max = std::numeric_limits<double>::infinity();
+  double max = kNoTimeStepLimit;
 };
 
 /// Activations are fp64, fp32 or bf16; A, D and the bias may be wider than they.
@@ -26,15 +28,16 @@ struct SsdInputs {
   at::Tensor A_H;   ///< negative: -exp(A_log)
   at::Tensor B_TGN; ///< head h belongs to group h / (H / G)
   at::Tensor C_TGN;
-  at::Tensor starts;           ///< int32 [B + 1], where the sequences begin in the packed stream
-  std::optional<at::Tensor> D; ///< [H] or [H, P]
+  at::Tensor starts; ///< int32 [B + 1], where the sequences begin in the packed stream
+  std::optional<at::Tensor> D = {}; ///< [H] or [H, P]
   SsdTimeStep time_step = {};
 };
 
 /// Where the sequences start from.
 struct SsdStart {
-  std::optional<at::Tensor> states_SHPN; ///< fp32, fp64 for fp64 inputs; absent: zero
-  std::optional<at::Tensor> slots_B; ///< int32; -1 starts from zero. Absent: sequence b from slot b
+  std::optional<at::Tensor> states_SHPN = {}; ///< fp32, fp64 for fp64 inputs; absent: zero
+  std::optional<at::Tensor> slots_B =
+      {}; ///< int32; -1 starts from zero. Absent: sequence b from slot b
 };
 
 /// Sizes of a scan: tokens, heads, head dim, groups, state dim, sequences.

@@ -23,7 +23,7 @@ using StateSignature = std::tuple<Tensor, Tensor>(
     const OptionalTensor&,
     bool,
     double,
-    double);
+    std::optional<double>);
 
 SsdStateOutput call(
     const c10::TypedOperatorHandle<StateSignature>& op,
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor> meta(
     const OptionalTensor& dt_bias,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   TORCH_CHECK(
       values.dim() == 3 && keys.dim() == 3 && starts.dim() == 1,
       "x (or dy) must have dims [T, H, P], B (or C) [T, G, N], starts [B + 1]");
@@ -83,11 +83,11 @@ SsdStateOutput ssd_state_grad(const Tensor& dy_THP, const SsdInputs& inputs) {
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "ssd_state(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor starts, Tensor? dt_bias=None, "
-      "bool dt_softplus=True, float dt_min=0., float dt_max=inf) -> (Tensor, Tensor)",
+      "bool dt_softplus=True, float dt_min=0., float? dt_max=None) -> (Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ssd_state_grad(Tensor dy, Tensor dt, Tensor A, Tensor C, Tensor starts, "
-      "Tensor? dt_bias=None, bool dt_softplus=True, float dt_min=0., float dt_max=inf) -> "
+      "Tensor? dt_bias=None, bool dt_softplus=True, float dt_min=0., float? dt_max=None) -> "
       "(Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }

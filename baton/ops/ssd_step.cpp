@@ -23,7 +23,7 @@ using StepSignature = Tensor(
     const OptionalTensor&,
     bool,
     double,
-    double);
+    std::optional<double>);
 
 Tensor step_meta(
     const Tensor& x,
@@ -37,7 +37,7 @@ Tensor step_meta(
     const OptionalTensor& dt_bias,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   return at::empty_symint(x.sym_sizes(), x.options());
 }
 
@@ -65,7 +65,7 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "ssd_step_(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor(a!) states, "
       "Tensor slots, Tensor? D=None, Tensor? dt_bias=None, bool dt_softplus=True, "
-      "float dt_min=0., float dt_max=inf) -> Tensor",
+      "float dt_min=0., float? dt_max=None) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 }
 

@@ -16,7 +16,7 @@ struct SsdStepInputs {
   at::Tensor A_H;   ///< negative: -exp(A_log)
   at::Tensor B_BGN;
   at::Tensor C_BGN;
-  std::optional<at::Tensor> D; ///< [H] or [H, P]
+  std::optional<at::Tensor> D = {}; ///< [H] or [H, P]
   SsdTimeStep time_step = {};
 };
 

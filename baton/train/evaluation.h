@@ -14,7 +14,7 @@ namespace baton::train {
 struct EvaluationOptions {
   std::int64_t tokens_per_microbatch = 4096;
   std::int64_t max_tokens = 0; ///< stop behind the microbatch that reaches it; 0 reads all
-  std::vector<std::int64_t> token_bytes; ///< bytes of text of every id; empty counts none
+  std::vector<std::int64_t> token_bytes = {}; ///< bytes of text of every id; empty counts none
 };
 
 struct EvaluationResult {

@@ -79,3 +79,39 @@ def test_linear_backward(needed):
 def test_matvec(dtype, rows):
     arguments = (normal(rows, 5, dtype=dtype), normal(6, 5, dtype=dtype), normal(6, dtype=dtype))
     torch.library.opcheck(ops.matvec.default, arguments)
+
+
+def pages(dtype):
+    k_pages = normal(6, 4, 2, 8, dtype=dtype)
+    v_pages = normal(6, 4, 2, 8, dtype=dtype)
+    page_table = torch.tensor([[3, 0, 5], [1, -1, -1], [2, 4, -1]], dtype=torch.int32)
+    return k_pages, v_pages, page_table
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_paged_attention(dtype):
+    lengths = torch.tensor([9, 0, 5], dtype=torch.int32)
+    q = normal(4, 4, 8, dtype=dtype)
+    arguments = (q, *pages(dtype), starts(3, 0, 1), lengths, 0.3)
+    torch.library.opcheck(ops.paged_attention.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_paged_write(dtype):
+    positions = torch.tensor([6, 0, 4], dtype=torch.int32)
+    k_pages, v_pages, page_table = pages(dtype)
+    new = (normal(4, 2, 8), normal(4, 2, 8))
+    arguments = (k_pages, v_pages, *new, page_table, starts(3, 0, 1), positions)
+    torch.library.opcheck(ops.paged_write_.default, arguments)
+
+
+def test_in_place_and_inference_operators_refuse_gradients():
+    positions = torch.tensor([6, 0, 4], dtype=torch.int32)
+    k_pages, v_pages, page_table = pages(torch.float32)
+    new = (normal(4, 2, 8, grad=True), normal(4, 2, 8))
+    with pytest.raises(RuntimeError, match="no gradient"):
+        ops.paged_write_(k_pages, v_pages, *new, page_table, starts(3, 0, 1), positions)
+    with pytest.raises(RuntimeError, match="no gradient"):
+        ops.paged_attention(
+            normal(4, 4, 8, grad=True), k_pages, v_pages, page_table, starts(3, 0, 1), positions, 1.0
+        )

@@ -207,8 +207,9 @@ std::tuple<at::Tensor, at::Tensor> ssd_cpu(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
-  const SsdInputs inputs{x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max}};
+    std::optional<double> dt_max) {
+  const SsdInputs inputs{
+      x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
   if (x.scalar_type() == at::kDouble) {

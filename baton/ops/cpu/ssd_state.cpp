@@ -86,8 +86,8 @@ States states_cpu(
     const OptionalTensor& dt_bias,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
-  const SsdTimeStep time_step{dt_bias, dt_softplus, dt_min, dt_max};
+    std::optional<double> dt_max) {
+  const SsdTimeStep time_step{dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)};
   const SsdSizes sizes = checked_ssd_sizes(values, dt, A, keys, starts, time_step);
   if (values.scalar_type() == at::kDouble) {
     const SsdPlan<double> plan(sizes, dt, A, starts, time_step);

@@ -139,10 +139,11 @@ at::Tensor step_cpu(
     const OptionalTensor& dt_bias,
     bool dt_softplus,
     double dt_min,
-    double dt_max) {
+    std::optional<double> dt_max) {
   TORCH_CHECK(x.dim() == 3, "x must have dims [B, H, P], not ", x.sizes());
   TORCH_CHECK(states.dim() == 4, "states must have dims [S, H, P, N], not ", states.sizes());
-  const SsdStepInputs in{x, dt, A, B, C, D, {dt_bias, dt_softplus, dt_min, dt_max}};
+  const SsdStepInputs in{
+      x, dt, A, B, C, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const std::vector<std::int64_t> slots = checked_slots(slots_B, x.size(0), states.size(0));
   const SsdSizes sizes = checked_step(in, states, slots);
   if (x.scalar_type() == at::kDouble) {

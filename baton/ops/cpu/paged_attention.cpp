@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over pages on the CPU: cuts queries and keys into pieces and merges their sums.
+#include "baton/ops/paged_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+#include <torch/library.h>
+
+#include "baton/ops/cpu/each_item.h"
+#include "baton/ops/cpu/page_tables.h"
+#include "baton/ops/cpu/paged_attend.h"
+
+namespace baton::ops::cpu {
+namespace {
+
+constexpr std::int64_t kSplitKeys = 512; // keys whose sums are made on their own, then merged
+constexpr std::int64_t kBlockRows = 32;  // query rows that pass over the keys together
+
+/// Query rows of one key head, over some splits of the keys.
+struct Piece {
+  std::int64_t sequence;
+  std::int64_t key_head;
+  std::int64_t first_token; ///< within the packed queries
+  std::int64_t num_tokens;
+  std::int64_t first_split;
+  std::int64_t last_split;
+  std::int64_t row; ///< of its sums among all pieces' sums
+};
+
+/// Pieces of one block of queries stand side by side, in the order of their splits. A sequence with
+/// few queries gets a piece a split; one with many has enough blocks of queries, whose pieces take
+/// all splits. Both add in the same order, so the choice is not seen in the results.
+struct Plan {
+  std::vector<Piece> pieces;
+  std::vector<std::int64_t> blocks; ///< first piece of each block of queries, and the end
+  std::int64_t num_rows = 0;
+};
+
+Plan make_plan(const PagedSequences& sequences, std::int64_t num_key_heads, std::int64_t group) {
+  Plan plan;
+  const std::int64_t block_tokens = std::max<std::int64_t>(1, kBlockRows / group);
+  for (std::size_t b = 0; b < sequences.lengths.size(); ++b) {
+    const std::int64_t start = sequences.starts[b];
+    const std::int64_t num_new = sequences.starts[b + 1] - start;
+    const std::int64_t past = sequences.lengths[b] - num_new;
+    for (std::int64_t first = 0; first < num_new; first += block_tokens) {
+      const std::int64_t num_tokens = std::min(block_tokens, num_new - first);
+      const std::int64_t splits = (past + first + num_tokens + kSplitKeys - 1) / kSplitKeys;
+      const std::int64_t step = num_new <= block_tokens ? 1 : splits;
+      for (std::int64_t head = 0; head < num_key_heads; ++head) {
+        plan.blocks.push_back(static_cast<std::int64_t>(plan.pieces.size()));
+        for (std::int64_t split = 0; split < splits; split += step) {
+          plan.pieces.push_back(
+              {static_cast<std::int64_t>(b),
+               head,
+               start + first,
+               num_tokens,
+               split,
+               split + step,
+               plan.num_rows});
+          plan.num_rows += num_tokens * group;
+        }
+      }
+    }
+  }
+  plan.blocks.push_back(static_cast<std::int64_t>(plan.pieces.size()));
+  return plan;
+}
+
+/// Sums of exp(score - maximum) * value, of R rows.
+template <class Sum>
+struct RowSums {
+  Sum* out_RP;
+  Sum* maximum_R;
+  Sum* sum_R;
+  std::int64_t channels;
+
+  void clear(std::int64_t num_rows) const {
+    std::fill_n(out_RP, num_rows * channels, Sum(0));
+    std::fill_n(maximum_R, num_rows, -std::numeric_limits<Sum>::infinity());
+    std::fill_n(sum_R, num_rows, Sum(0));
+  }
+
+  /// Brings both to the larger maximum and adds. Rows that `other` did not see stay as they are.
+  void add(const RowSums& other, std::int64_t num_rows) const {
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      if (other.sum_R[row] == 0) {
+        continue;
+      }
+      const Sum maximum = std::max(maximum_R[row], other.maximum_R[row]);
+      const Sum here = std::exp(maximum_R[row] - maximum);
+      const Sum there = std::exp(other.maximum_R[row] - maximum);
+      maximum_R[row] = maximum;
+      sum_R[row] = sum_R[row] * here + other.sum_R[row] * there;
+      for (std::int64_t i = row * channels; i < (row + 1) * channels; ++i) {
+        out_RP[i] = out_RP[i] * here + other.out_RP[i] * there;
+      }
+    }
+  }
+};
+
+/// Storage for the sums of many rows.
+template <class Sum>
+class RowSumStorage {
+ public:
+  RowSumStorage(std::int64_t num_rows, std::int64_t channels)
+      : channels_(channels), out_(num_rows * channels), maximum_(num_rows), sum_(num_rows) {}
+
+  RowSums<Sum> at(std::int64_t row) {
+    return {out_.data() + row * channels_, maximum_.data() + row, sum_.data() + row, channels_};
+  }
+
+ private:
+  std::int64_t channels_;
+  std::vector<Sum> out_;
+  std::vector<Sum> maximum_;
+  std::vector<Sum> sum_;
+};
+
+PagedRows rows_of(
+    const at::Tensor& pages,
+    const PagedSequences& sequences,
+    std::int64_t sequence,
+    std::int64_t key_head) {
+  const auto* data = static_cast<const char*>(pages.const_data_ptr());
+  return {
+      data + key_head * pages.stride(2) * pages.element_size(),
+      sequences.page_table_BM.const_data_ptr<std::int32_t>() +
+          sequence * sequences.page_table_BM.size(1),
+      pages.size(1),
+      pages.stride(0),
+      pages.stride(1)};
+}
+
+/// The sums of one piece, split by split.
+template <class Sum>
+void attend_piece(
+    const Piece& piece,
+    const at::Tensor& q_THP,
+    const at::Tensor& k_pages,
+    const at::Tensor& v_pages,
+    const PagedSequences& sequences,
+    Sum scale,
+    const RowSums<Sum>& total) {
+  const std::int64_t channels = q_THP.size(2);
+  const std::int64_t group = q_THP.size(1) / k_pages.size(2);
+  const std::int64_t num_rows = piece.num_tokens * group;
+  const at::Tensor q_RP = q_THP.narrow(0, piece.first_token, piece.num_tokens)
+                              .narrow(1, piece.key_head * group, group)
+                              .to(c10::CppTypeToScalarType<Sum>::value)
+                              .mul(static_cast<double>(scale))
+                              .contiguous();
+  const std::int64_t end = sequences.starts[piece.sequence + 1];
+  std::vector<std::int64_t> visible(num_rows);
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    visible[row] = sequences.lengths[piece.sequence] - (end - piece.first_token) + row / group + 1;
+  }
+  RowSumStorage<Sum> storage(num_rows, channels);
+  const RowSums<Sum> part = storage.at(0);
+  total.clear(num_rows);
+  for (std::int64_t split = piece.first_split; split < piece.last_split; ++split) {
+    const PagedTask<Sum> task{
+        rows_of(k_pages, sequences, piece.sequence, piece.key_head),
+        rows_of(v_pages, sequences, piece.sequence, piece.key_head),
+        split * kSplitKeys,
+        std::min((split + 1) * kSplitKeys, visible.back()),
+        num_rows,
+        channels,
+        q_RP.const_data_ptr<Sum>(),
+        visible.data(),
+        part.out_RP,
+        part.maximum_R,
+        part.sum_R};
+    paged_attend(task, k_pages.scalar_type());
+    total.add(part, num_rows);
+  }
+}
+
+template <class T>
+at::Tensor run(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_pages,
+    const at::Tensor& v_pages,
+    const PagedSequences& sequences,
+    double scale) {
+  using Sum = at::opmath_type<T>;
+  const std::int64_t channels = q_THP.size(2);
+  const std::int64_t num_heads = q_THP.size(1);
+  const std::int64_t group = num_heads / k_pages.size(2);
+  at::Tensor out_THP = at::empty(q_THP.sizes(), q_THP.options());
+  T* out = out_THP.mutable_data_ptr<T>();
+  if (out_THP.numel() == 0) {
+    return out_THP;
+  }
+  const Plan plan = make_plan(sequences, k_pages.size(2), group);
+  RowSumStorage<Sum> storage(plan.num_rows, channels);
+  for_each_item(static_cast<std::int64_t>(plan.pieces.size()), [&](std::int64_t i) {
+    const Piece& piece = plan.pieces[i];
+    attend_piece<Sum>(
+        piece, q_THP, k_pages, v_pages, sequences, static_cast<Sum>(scale), storage.at(piece.row));
+  });
+  for_each_item(static_cast<std::int64_t>(plan.blocks.size()) - 1, [&](std::int64_t block) {
+    const Piece& piece = plan.pieces[plan.blocks[block]];
+    const std::int64_t num_rows = piece.num_tokens * group;
+    const RowSums<Sum> total = storage.at(piece.row);
+    for (std::int64_t i = plan.blocks[block] + 1; i < plan.blocks[block + 1]; ++i) {
+      total.add(storage.at(plan.pieces[i].row), num_rows);
+    }
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      const std::int64_t token = piece.first_token + row / group;
+      const std::int64_t head = piece.key_head * group + row % group;
+      const Sum inverse = Sum(1) / total.sum_R[row];
+      for (std::int64_t i = 0; i < channels; ++i) {
+        out[(token * num_heads + head) * channels + i] =
+            static_cast<T>(total.out_RP[row * channels + i] * inverse);
+      }
+    }
+  });
+  return out_THP;
+}
+
+at::Tensor with_contiguous_channels(const at::Tensor& pages) {
+  return pages.stride(3) == 1 ? pages : pages.contiguous();
+}
+
+at::Tensor paged_attention(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_pages,
+    const at::Tensor& v_pages,
+    const at::Tensor& page_table_BM,
+    const at::Tensor& starts_B1,
+    const at::Tensor& kv_lengths_B,
+    double scale) {
+  check_pages(k_pages, v_pages, page_table_BM, starts_B1, kv_lengths_B, q_THP);
+  TORCH_CHECK(
+      q_THP.scalar_type() == k_pages.scalar_type(),
+      "queries and pages must have one dtype, got ",
+      q_THP.scalar_type(),
+      " and ",
+      k_pages.scalar_type());
+  const PagedSequences sequences = checked_paged_sequences(
+      k_pages, page_table_BM, starts_B1, host_values(kv_lengths_B), q_THP.size(0));
+  const at::Tensor k = with_contiguous_channels(k_pages);
+  const at::Tensor v = with_contiguous_channels(v_pages);
+  switch (q_THP.scalar_type()) {
+    case at::kDouble:
+      return run<double>(q_THP, k, v, sequences, scale);
+    case at::kFloat:
+      return run<float>(q_THP, k, v, sequences, scale);
+    case at::kBFloat16:
+      return run<at::BFloat16>(q_THP, k, v, sequences, scale);
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(
+          false, "paged_attention takes float64, float32 or bfloat16, got ", q_THP.scalar_type());
+  }
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(baton, CPU, library) {
+  library.impl("paged_attention", &paged_attention);
+}
+
+} // namespace baton::ops::cpu
