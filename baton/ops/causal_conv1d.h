@@ -12,7 +12,8 @@ namespace baton::ops {
 /// Widest convolution that the operators take.
 inline constexpr std::int64_t kMaxConvWidth = 8;
 
-/// States that sequences start from: the K-1 inputs before their first token, oldest first.
+/// States that sequences start from: the K-1 inputs before their first token, oldest first. They
+/// may be stored wider than x, but are read in x's dtype, which holds every input exactly.
 struct CausalConv1dStates {
   std::optional<at::Tensor> initial_states;  ///< [S, C, K-1]; absent: zeros
   std::optional<at::Tensor> initial_slots_B; ///< int32, -1 starts from zero; absent: slot b for b

@@ -65,8 +65,8 @@ struct Case {
   std::int64_t channels = 5;
   std::int64_t width = 4;
   at::ScalarType dtype = at::kDouble;
-  std::optional<at::ScalarType> state_dtype; ///< absent: no initial states
-  std::vector<int> slots;                    ///< empty: state b for sequence b
+  std::optional<at::ScalarType> state_dtype = {}; ///< absent: no initial states
+  std::vector<int> slots = {};                    ///< empty: state b for sequence b
   bool bias = true;
   bool silu = true;
 
@@ -97,7 +97,11 @@ void expect_like_judge(const Case& test) {
   }
   CausalConv1dStates states;
   if (test.state_dtype) {
-    optional[1] = random_leaf({num_states, test.channels, test.width - 1}, *test.state_dtype);
+    // A state holds inputs, so its values are those of x's dtype whatever it is stored in.
+    optional[1] = random_leaf({num_states, test.channels, test.width - 1}, test.dtype)
+                      .detach()
+                      .to(*test.state_dtype)
+                      .requires_grad_();
     states.initial_states = optional[1];
   }
   std::vector<int> slots = test.slots;
