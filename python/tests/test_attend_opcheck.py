@@ -37,6 +37,14 @@ def test_attention(dtype, queries, keys):
     torch.library.opcheck(ops.attention.default, (q, k, v, starts(*queries), starts(*keys), 0.3))
 
 
+def test_attention_backward():
+    q, k, v = normal(8, 4, 8), normal(14, 2, 8), normal(14, 2, 8)
+    arguments = (starts(5, 0, 3), starts(6, 0, 8), 0.3)
+    out, log_sum_exp = ops.attention(q, k, v, *arguments)
+    inputs = (normal(8, 4, 8), q, k, v, out, log_sum_exp, *arguments)
+    torch.library.opcheck(ops.attention_backward.default, inputs)
+
+
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("tokens", [0, 1, 7])
 @pytest.mark.parametrize("with_mask", [False, True])
