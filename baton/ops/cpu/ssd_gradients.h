@@ -18,7 +18,8 @@ struct GradientWorker {
   Scratch<Real> scores, score_gradients, products, weights; // [Q, Q]
   Scratch<Real> x, dy, u, scaled, dx;                       // [Q, heads of a block * P]
   Scratch<Real> dc_head;                                    // [Q, N]
-  Scratch<Real> decay, to_end, inputs, row_sums, column_sums, carried, left; // [Q]
+  Scratch<Real> decay, to_end, inputs, column_sums, column_rests, carried, left; // [Q]
+  Scratch<double> row_sums;                                                      // [Q]
 };
 
 /// A forward sweep makes the states that enter all chunks (4 H P N bytes a chunk, 8 for fp64: the
@@ -129,9 +130,17 @@ class SsdChunkGradients {
       return make_scratch<Real>(kSsdChunk * plan_.head_block() * plan_.sizes.P);
     };
     const auto row = [] { return make_scratch<Real>(kSsdChunk); };
-    return {keys(),   keys(), keys(), keys(), square(), square(), square(),
-            square(), tile(), tile(), tile(), tile(),   tile(),   keys(),
-            row(),    row(),  row(),  row(),  row(),    row(),    row()};
+    return {keys(),   keys(),
+            keys(),   keys(),
+            square(), square(),
+            square(), square(),
+            tile(),   tile(),
+            tile(),   tile(),
+            tile(),   keys(),
+            row(),    row(),
+            row(),    row(),
+            row(),    row(),
+            row(),    make_scratch<double>(kSsdChunk)};
   }
 
   void sweep_forward(std::int64_t window, Real* states, Real* carry) {
@@ -365,7 +374,8 @@ class SsdChunkGradients {
          {worker.weights.get(), kSsdChunk},
          {worker.score_gradients.get(), kSsdChunk},
          worker.row_sums.get(),
-         worker.column_sums.get()});
+         worker.column_sums.get(),
+         worker.column_rests.get()});
     product(
         Side::kTransposed,
         Side::kPlain,
@@ -439,7 +449,9 @@ class SsdChunkGradients {
     }
     double after = 0;
     for (std::int64_t i = chunk.rows - 1; i >= 0; --i) {
-      after += static_cast<double>(worker.row_sums[i]) - static_cast<double>(worker.column_sums[i]);
+      after += worker.row_sums[i];
+      after -= static_cast<double>(worker.column_sums[i]);
+      after -= static_cast<double>(worker.column_rests[i]);
       after += has_state ? static_cast<double>(worker.carried[i]) : 0.0;
       out[i] += static_cast<Real>(after);
     }

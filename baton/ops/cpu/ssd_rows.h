@@ -46,8 +46,9 @@ struct ScoreGradients {
   const Real* dt;
   Tile<Real> weights;   ///< out: scores with decays, zero above the diagonal
   Tile<Real> gradients; ///< accumulated: gradient of scores
-  Real* row_sums;       ///< out: per t, sum over j < t of score times its gradient
+  double* row_sums;     ///< out: per t, sum over j < t of score times its gradient
   Real* column_sums;    ///< out: per j, sum over t > j of the same
+  Real* column_rests;   ///< out: what rounding took from the column sums
 };
 
 /// One table of loops for float or double. Sizes are rows, then columns.
