@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "baton/ops/forward_only.h"
+
 namespace baton::ops {
 namespace {
 
@@ -194,6 +196,8 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {
   library.impl("attention", &attention_autograd);
+  library.impl(
+      "attention_backward", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
 }
 
 TORCH_LIBRARY_IMPL(baton, Meta, library) {

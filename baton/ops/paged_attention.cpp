@@ -4,17 +4,10 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "baton/ops/forward_only.h"
+
 namespace baton::ops {
 namespace {
-
-void refuse_gradients(const char* name, std::initializer_list<at::Tensor> tensors) {
-  for (const at::Tensor& tensor : tensors) {
-    TORCH_CHECK(
-        !at::GradMode::is_enabled() || !tensor.requires_grad(),
-        name,
-        " has no gradient; call it without grad mode or use attention");
-  }
-}
 
 at::Tensor call_paged_attention(
     const at::Tensor& q_THP,
@@ -58,33 +51,6 @@ void call_paged_write(
   op.call(k_pages, v_pages, k_THP, v_THP, page_table_BM, starts_B1, first_positions_B);
 }
 
-at::Tensor paged_attention_autograd(
-    const at::Tensor& q_THP,
-    const at::Tensor& k_pages,
-    const at::Tensor& v_pages,
-    const at::Tensor& page_table_BM,
-    const at::Tensor& starts_B1,
-    const at::Tensor& kv_lengths_B,
-    double scale) {
-  refuse_gradients("paged_attention", {q_THP, k_pages, v_pages});
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return call_paged_attention(
-      q_THP, k_pages, v_pages, page_table_BM, starts_B1, kv_lengths_B, scale);
-}
-
-void paged_write_autograd(
-    at::Tensor& k_pages,
-    at::Tensor& v_pages,
-    const at::Tensor& k_THP,
-    const at::Tensor& v_THP,
-    const at::Tensor& page_table_BM,
-    const at::Tensor& starts_B1,
-    const at::Tensor& first_positions_B) {
-  refuse_gradients("paged_write_", {k_pages, v_pages, k_THP, v_THP});
-  const at::AutoDispatchBelowAutograd below_autograd;
-  call_paged_write(k_pages, v_pages, k_THP, v_THP, page_table_BM, starts_B1, first_positions_B);
-}
-
 at::Tensor paged_attention_meta(
     const at::Tensor& q_THP,
     const at::Tensor& k_pages,
@@ -94,6 +60,12 @@ at::Tensor paged_attention_meta(
     const at::Tensor& kv_lengths_B,
     double /*scale*/) {
   check_pages(k_pages, v_pages, page_table_BM, starts_B1, kv_lengths_B, q_THP);
+  TORCH_CHECK(
+      q_THP.scalar_type() == k_pages.scalar_type(),
+      "queries and pages must have one dtype, got ",
+      q_THP.scalar_type(),
+      " and ",
+      k_pages.scalar_type());
   return at::empty_symint(q_THP.sym_sizes(), q_THP.options());
 }
 
@@ -186,8 +158,8 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 }
 
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {
-  library.impl("paged_attention", &paged_attention_autograd);
-  library.impl("paged_write_", &paged_write_autograd);
+  library.impl("paged_attention", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
+  library.impl("paged_write_", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
 }
 
 TORCH_LIBRARY_IMPL(baton, Meta, library) {

@@ -18,7 +18,7 @@
 #include <hwy/highway.h>
 
 #include "baton/ops/cpu/each_item.h"
-#include "baton/ops/cpu/product.h"
+#include "baton/ops/cpu/matrix_product.h"
 #include "baton/ops/cross_entropy.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -221,11 +221,11 @@ Results run(
     const std::int64_t rows = std::min(block, num_tokens - first);
     const at::Tensor hidden_RD = hidden_TD.narrow(0, first, rows).to(options.dtype());
     const at::Tensor logits_RV = buffer_RV.narrow(0, 0, rows);
-    product_out(logits_RV, hidden_RD, weight.t());
+    matrix_product_out(logits_RV, hidden_RD, weight.t());
     finish_block<T>(logits_RV, first, tokens, gradients, nll_T.mutable_data_ptr<T>());
     if (gradients) {
-      product_out(dhidden_TD.narrow(0, first, rows), logits_RV, weight);
-      product_out(dweight_VD, logits_RV.t(), hidden_RD, /*accumulate=*/first > 0);
+      matrix_product_out(dhidden_TD.narrow(0, first, rows), logits_RV, weight);
+      matrix_product_out(dweight_VD, logits_RV.t(), hidden_RD, /*accumulate=*/first > 0);
     }
   }
   at::Tensor loss_sum = at::full({}, masked_sum<T>(nll_T, tokens.mask), options);

@@ -7,7 +7,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "baton/ops/cpu/product.h"
+#include "baton/ops/cpu/matrix_product.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -50,7 +50,7 @@ linear(const at::Tensor& x, const at::Tensor& weight_FD, const std::optional<at:
     y.copy_(bias_F->expand_as(y));
   }
   if (y.numel() > 0) {
-    product_out(y_TF, as_rows(x), weight_FD.t(), bias_F.has_value());
+    matrix_product_out(y_TF, as_rows(x), weight_FD.t(), bias_F.has_value());
   }
   return y;
 }
@@ -65,10 +65,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_backward(
   const at::Tensor dy_TF = as_rows(dy);
   const auto none = [&] { return at::empty({0}, x.options()); };
   return {
-      need_dx ? product(dy_TF, weight_FD).view(x.sizes()) : none(),
-      need_dweight ? product(dy_TF.t(), as_rows(x)) : none(),
+      need_dx ? matrix_product(dy_TF, weight_FD).view(x.sizes()) : none(),
+      need_dweight ? matrix_product(dy_TF.t(), as_rows(x)) : none(),
       // A product with ones, since ATen's sum over rows is cut by the number of threads.
-      need_dbias ? product(at::ones({1, dy_TF.size(0)}, dy.options()), dy_TF).squeeze(0) : none()};
+      need_dbias ? matrix_product(at::ones({1, dy_TF.size(0)}, dy.options()), dy_TF).squeeze(0)
+                 : none()};
 }
 
 } // namespace

@@ -55,10 +55,21 @@ inline float wide(hwy::bfloat16_t value) {
   return hwy::F32FromBF16(value);
 }
 
-/// The products of kOutputs weight rows with kRows rows of x. Their sums run side by side, so that
-/// the multiply-add units never wait for one of them.
+/// Depth that goes through together, so that some rows of x stay in the first-level cache.
+constexpr std::int64_t kDepthBlock = 1024;
+
+/// The range of weight rows and of the depth that a pass takes.
+struct Range {
+  std::int64_t first_output;
+  std::int64_t last_output;
+  std::int64_t first_depth;
+  std::int64_t last_depth;
+};
+
+/// Adds the products of kOutputs weight rows with kRows rows of x over a range of the depth. Their
+/// sums run side by side, so that the multiply-add units never wait for one of them.
 template <int kRows, int kOutputs, class Weight>
-void dot_block(const MatvecTask& task, std::int64_t row, std::int64_t output) {
+void dot_block(const MatvecTask& task, std::int64_t row, std::int64_t output, const Range& range) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const float* x_BD = task.x_BD + row * task.depth;
@@ -71,8 +82,8 @@ void dot_block(const MatvecTask& task, std::int64_t row, std::int64_t output) {
       sums[o][r] = hn::Zero(d);
     }
   }
-  std::int64_t i = 0;
-  for (; i + lanes <= task.depth; i += lanes) {
+  std::int64_t i = range.first_depth;
+  for (; i + lanes <= range.last_depth; i += lanes) {
     hn::Vec<decltype(d)> x[kRows];
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
@@ -92,41 +103,52 @@ void dot_block(const MatvecTask& task, std::int64_t row, std::int64_t output) {
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(d, sums[o][r]));
-      for (std::int64_t j = i; j < task.depth; ++j) {
+      for (std::int64_t j = i; j < range.last_depth; ++j) {
         sum += wide(weight[o * task.weight_stride + j]) * x_BD[r * task.depth + j];
       }
-      task.y_BF[(row + r) * task.num_outputs + output + o] = sum;
+      float& y = task.y_BF[(row + r) * task.num_outputs + output + o];
+      y = range.first_depth == 0 ? sum : y + sum;
     }
   }
 }
 
 template <int kRows, int kOutputs, class Weight>
-void dot_outputs(const MatvecTask& task, std::int64_t row, std::int64_t first, std::int64_t last) {
-  std::int64_t output = first;
-  for (; output + kOutputs <= last; output += kOutputs) {
-    dot_block<kRows, kOutputs, Weight>(task, row, output);
+void dot_outputs(const MatvecTask& task, std::int64_t row, const Range& range) {
+  std::int64_t output = range.first_output;
+  for (; output + kOutputs <= range.last_output; output += kOutputs) {
+    dot_block<kRows, kOutputs, Weight>(task, row, output, range);
   }
-  for (; output < last; ++output) {
-    dot_block<kRows, 1, Weight>(task, row, output);
+  for (; output < range.last_output; ++output) {
+    dot_block<kRows, 1, Weight>(task, row, output, range);
+  }
+}
+
+template <class Weight>
+void dot_rows(const MatvecTask& task, const Range& range) {
+  std::int64_t row = 0;
+  for (; row + 4 <= task.num_rows; row += 4) {
+    dot_outputs<4, 2, Weight>(task, row, range);
+  }
+  switch (task.num_rows - row) {
+    case 3:
+      return dot_outputs<3, 2, Weight>(task, row, range);
+    case 2:
+      return dot_outputs<2, 4, Weight>(task, row, range);
+    case 1:
+      return dot_outputs<1, 8, Weight>(task, row, range);
+    default:
+      return;
   }
 }
 
 template <class Weight>
 void matvec_outputs(const MatvecTask& task, std::int64_t first, std::int64_t last) {
-  std::int64_t row = 0;
-  for (; row + 4 <= task.num_rows; row += 4) {
-    dot_outputs<4, 2, Weight>(task, row, first, last);
-  }
-  switch (task.num_rows - row) {
-    case 3:
-      return dot_outputs<3, 2, Weight>(task, row, first, last);
-    case 2:
-      return dot_outputs<2, 4, Weight>(task, row, first, last);
-    case 1:
-      return dot_outputs<1, 8, Weight>(task, row, first, last);
-    default:
-      return;
-  }
+  std::int64_t depth = 0;
+  do {
+    const std::int64_t end = std::min(depth + kDepthBlock, task.depth);
+    dot_rows<Weight>(task, {first, last, depth, end});
+    depth = end;
+  } while (depth < task.depth);
 }
 
 void matvec_float(const MatvecTask& task, std::int64_t first, std::int64_t last) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "baton/ops/cpu/product.h"
+#include "baton/ops/cpu/matrix_product.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -137,7 +137,7 @@ bool has_bf16_units() {
 
 } // namespace
 
-void product_out(
+void matrix_product_out(
     const at::Tensor& out_MN,
     const at::Tensor& a_MK,
     const at::Tensor& b_KN,
@@ -176,9 +176,9 @@ void product_out(
   out_MN.copy_(wide);
 }
 
-at::Tensor product(const at::Tensor& a_MK, const at::Tensor& b_KN) {
+at::Tensor matrix_product(const at::Tensor& a_MK, const at::Tensor& b_KN) {
   at::Tensor out_MN = at::empty({a_MK.size(0), b_KN.size(1)}, a_MK.options());
-  product_out(out_MN, a_MK, b_KN);
+  matrix_product_out(out_MN, a_MK, b_KN);
   return out_MN;
 }
 

@@ -12,13 +12,13 @@ namespace baton::ops::cpu {
 /// parts are summed in order), and each tile is one BLAS call on one thread. All three have one
 /// dtype: fp64, fp32 or bf16; bf16 adds in fp32, by the processor's bf16 units where it has them.
 /// `a` and `b` may be transposed views; `out` has contiguous rows and must not overlap the inputs.
-void product_out(
+void matrix_product_out(
     const at::Tensor& out_MN,
     const at::Tensor& a_MK,
     const at::Tensor& b_KN,
     bool accumulate = false);
 
 /// a_MK b_KN in a new tensor.
-at::Tensor product(const at::Tensor& a_MK, const at::Tensor& b_KN);
+at::Tensor matrix_product(const at::Tensor& a_MK, const at::Tensor& b_KN);
 
 } // namespace baton::ops::cpu
