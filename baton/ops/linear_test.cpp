@@ -62,7 +62,7 @@ run(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const
   for (const at::Tensor& input : {x, weight, bias}) {
     leaves.push_back(input.detach().requires_grad_());
   }
-  const at::Tensor y = linear(leaves[0], leaves[1], leaves[2]);
+  const at::Tensor y = ops::linear(leaves[0], leaves[1], leaves[2]);
   return {y.detach(), torch::autograd::grad({y}, leaves, {dy})};
 }
 
@@ -129,7 +129,7 @@ TEST(Linear, KeepsLeadingDimsAndTakesStridedInputs) {
         normal({6, 18}, at::kDouble).t(),
         normal({1, 6}, at::kDouble).expand({18, 6})}) {
     const at::Tensor leaf = x.detach().requires_grad_();
-    const at::Tensor y = linear(leaf, weight);
+    const at::Tensor y = ops::linear(leaf, weight);
     expect_close(y.detach(), at::matmul(x, weight.t()), 1e-13, "y");
     const at::Tensor dy = at::ones({1}, at::kDouble).expand_as(y);
     expect_close(torch::autograd::grad({y}, {leaf}, {dy})[0], at::matmul(dy, weight), 1e-13, "dx");
@@ -141,7 +141,7 @@ TEST(Linear, WorksInInferenceMode) {
   const at::Tensor x = normal({300, 200}, at::kFloat);
   const at::Tensor weight = normal({100, 200}, at::kFloat);
   expect_close(
-      linear(x, weight),
+      ops::linear(x, weight),
       at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()),
       tolerance(at::kFloat),
       "y");
@@ -159,7 +159,7 @@ TEST(Matvec, FollowsTheFormulaForEveryNumberOfRows) {
         const at::Tensor want =
             at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias.to(at::kDouble);
         expect_close(matvec(x, weight, bias), want, tolerance(dtype), "matvec");
-        expect_close(linear(x, weight, bias), want, tolerance(dtype), "linear");
+        expect_close(ops::linear(x, weight, bias), want, tolerance(dtype), "linear");
       }
     }
   }
@@ -196,17 +196,17 @@ TEST(Linear, SaysWhatIsWrong) {
   const at::Tensor x = at::ones({20, 5}, at::kFloat);
   EXPECT_NE(
       refusal([&] {
-        linear(x, at::ones({3, 4}, at::kFloat));
+        ops::linear(x, at::ones({3, 4}, at::kFloat));
       }).find("[20, 5] and [3, 4]"),
       std::string::npos);
   EXPECT_NE(
       refusal([&] {
-        linear(x, at::ones({3, 5}, at::kDouble));
+        ops::linear(x, at::ones({3, 5}, at::kDouble));
       }).find("one dtype"),
       std::string::npos);
   EXPECT_NE(
       refusal([&] {
-        linear(x, at::ones({3, 5}, at::kFloat), at::ones({4}, at::kFloat));
+        ops::linear(x, at::ones({3, 5}, at::kFloat), at::ones({4}, at::kFloat));
       }).find("one entry per row"),
       std::string::npos);
   EXPECT_NE(
