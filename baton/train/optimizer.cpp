@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "baton/base/error.h"
 #include "baton/ops/adamw.h"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // AdamW on the CPU: blocks of a fixed size over threads, each vectorised for the machine it runs
 // on.
+#include "baton/ops/cpu/highway_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/adamw.cpp" // NOLINT
 #include <cstdint>

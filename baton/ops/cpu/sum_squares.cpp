@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sum of squares on the CPU: blocks of a fixed size over threads, then a fixed tree over the
 // blocks.
+#include "baton/ops/cpu/highway_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/sum_squares.cpp" // NOLINT
 #include <cstdint>
