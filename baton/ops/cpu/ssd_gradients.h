@@ -18,7 +18,7 @@ struct GradientWorker {
   Scratch<Real> scores, score_gradients, products, weights; // [Q, Q]
   Scratch<Real> x, dy, u, scaled, dx;                       // [Q, heads of a block * P]
   Scratch<Real> dc_head;                                    // [Q, N]
-  Scratch<Real> decay, to_end, inputs, row_sums, column_sums, carried, left; // [Q]
+  Scratch<Real> decay, to_end, inputs, column_sums, crossing, carried, left; // [Q]
 };
 
 /// A forward sweep makes the states that enter all chunks (4 H P N bytes a chunk, 8 for fp64: the
@@ -364,8 +364,8 @@ class SsdChunkGradients {
          dt,
          {worker.weights.get(), kSsdChunk},
          {worker.score_gradients.get(), kSsdChunk},
-         worker.row_sums.get(),
-         worker.column_sums.get()});
+         worker.column_sums.get(),
+         worker.crossing.get()});
     product(
         Side::kTransposed,
         Side::kPlain,
@@ -439,9 +439,8 @@ class SsdChunkGradients {
     }
     double after = 0;
     for (std::int64_t i = chunk.rows - 1; i >= 0; --i) {
-      after += static_cast<double>(worker.row_sums[i]) - static_cast<double>(worker.column_sums[i]);
       after += has_state ? static_cast<double>(worker.carried[i]) : 0.0;
-      out[i] += static_cast<Real>(after);
+      out[i] += static_cast<Real>(after) + worker.crossing[i];
     }
   }
 

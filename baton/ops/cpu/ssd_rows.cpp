@@ -169,12 +169,12 @@ void score_gradients(Index rows, const ScoreGradients<Real>& job) {
   for (Index j = 0; j < rows; j += lanes) {
     hn::StoreU(hn::Zero(d), d, job.column_sums + j);
   }
-  for (Index t = 0; t < rows; ++t) {
+  for (Index t = rows - 1; t >= 0; --t) {
     const Real* scores = job.scores.data + t * job.scores.stride;
     const Real* products = job.products.data + t * job.products.stride;
     Real* weights = job.weights.data + t * job.weights.stride;
     Real* gradients = job.gradients.data + t * job.gradients.stride;
-    auto row_sum = hn::Zero(d);
+    auto crossing = hn::Zero(d);
     Index j = 0;
     for (; j <= t; j += lanes) {
       const auto mask = hn::FirstN(d, static_cast<std::size_t>(t + 1 - j));
@@ -185,12 +185,13 @@ void score_gradients(Index rows, const ScoreGradients<Real>& job) {
       const auto gradient = hn::IfThenElseZero(mask, hn::Mul(decay, product));
       hn::StoreU(hn::IfThenElseZero(mask, hn::Mul(score, decay)), d, weights + j);
       hn::StoreU(hn::Add(hn::LoadU(d, gradients + j), gradient), d, gradients + j);
-      // The diagonal has no decay; leaving it out spares a cancellation.
-      const auto term = hn::IfThenElseZero(below, hn::Mul(score, gradient));
-      row_sum = hn::Add(row_sum, term);
-      hn::StoreU(hn::Add(hn::LoadU(d, job.column_sums + j), term), d, job.column_sums + j);
+      // Rows from t on have been added to the sums of all columns before t.
+      const auto sum = hn::Add(
+          hn::LoadU(d, job.column_sums + j), hn::IfThenElseZero(below, hn::Mul(score, gradient)));
+      hn::StoreU(sum, d, job.column_sums + j);
+      crossing = hn::Add(crossing, hn::IfThenElseZero(below, sum));
     }
-    job.row_sums[t] = hn::GetLane(hn::SumOfLanes(d, row_sum));
+    job.crossing[t] = hn::GetLane(hn::SumOfLanes(d, crossing));
     for (; j < rows; j += lanes) {
       hn::StoreU(hn::Zero(d), d, weights + j);
     }
