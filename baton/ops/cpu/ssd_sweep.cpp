@@ -113,7 +113,7 @@ void scan_states(
           }
           loops.exchange_state(
               size, plan.decay(chunk, h), state, states + ((c - first) * H + h) * size);
-          if (chunk.closes) {
+          if (chunk.closes && final_states != nullptr) {
             std::copy_n(state, size, final_states + (chunk.sequence * H + h) * size);
           }
         }
