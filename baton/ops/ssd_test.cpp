@@ -56,14 +56,15 @@ void expect_like_recurrence(
   const at::Tensor dfinal = at::randn_like(got.final_states_BHPN);
   const auto gradients =
       torch::autograd::grad({got.y_THP, got.final_states_BHPN}, leaves, {dy, dfinal});
-  // Without tokens or sequences the recurrence's outputs depend on nothing; the empty sums connect
-  // them all the same.
-  at::Tensor judged = (expected.y_THP * dy.to(at::kDouble)).sum() +
-                      (expected.final_states_BHPN * dfinal.to(at::kDouble)).sum();
-  for (const at::Tensor& leaf : judge_leaves) {
-    judged = judged + leaf.slice(0, 0, 0).sum();
+  // Without tokens and without initial states the judge's final states are constants.
+  std::vector<at::Tensor> judge_outputs{expected.y_THP};
+  std::vector<at::Tensor> judge_gradients{dy.to(at::kDouble)};
+  if (expected.final_states_BHPN.requires_grad()) {
+    judge_outputs.push_back(expected.final_states_BHPN);
+    judge_gradients.push_back(dfinal.to(at::kDouble));
   }
-  const auto wanted = torch::autograd::grad({judged}, judge_leaves, {}, std::nullopt, false, true);
+  const auto wanted = torch::autograd::grad(
+      judge_outputs, judge_leaves, judge_gradients, std::nullopt, false, true);
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     EXPECT_EQ(gradients[i].scalar_type(), leaves[i].scalar_type());
     const at::Tensor want = wanted[i].defined() ? wanted[i] : at::zeros_like(judge_leaves[i]);
@@ -88,7 +89,7 @@ TEST_P(SsdLayouts, ForwardAndBackwardFollowTheRecurrence) {
 TEST_P(SsdLayouts, ShapesOfManyKinds) {
   at::manual_seed(2);
   for (const auto& [H, P, G, N] : std::vector<std::array<std::int64_t, 4>>{
-           {1, 1, 1, 1}, {3, 7, 1, 3}, {6, 64, 2, 128}, {10, 40, 1, 16}, {4, 16, 4, 33}}) {
+           {1, 1, 1, 1}, {3, 7, 1, 3}, {4, 32, 2, 64}, {10, 40, 1, 16}, {4, 16, 4, 33}}) {
     SCOPED_TRACE(::testing::Message() << H << " " << P << " " << G << " " << N);
     const SsdCase shape{{70, 3}, H, P, G, N};
     expect_like_recurrence(shape.make(), {random_states(2, shape)}, GetParam());
@@ -205,7 +206,7 @@ TEST(Ssd, OneAndTwoThreadsGiveEqualBits) {
   at::set_num_threads(before);
 }
 
-// The running sum of log decays reaches -1600 inside a chunk: differences of plain fp32 sums would
+// The running sum of log decays reaches -1500 inside a chunk: differences of plain fp32 sums would
 // be off by 1e-4, and unmasked exponentials would overflow.
 TEST(Ssd, StrongDecaysKeepTheirPrecision) {
   at::manual_seed(8);

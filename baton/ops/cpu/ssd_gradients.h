@@ -18,8 +18,7 @@ struct GradientWorker {
   Scratch<Real> scores, score_gradients, products, weights; // [Q, Q]
   Scratch<Real> x, dy, u, scaled, dx;                       // [Q, heads of a block * P]
   Scratch<Real> dc_head;                                    // [Q, N]
-  Scratch<Real> decay, to_end, inputs, column_sums, column_rests, carried, left; // [Q]
-  Scratch<double> row_sums;                                                      // [Q]
+  Scratch<Real> decay, to_end, inputs, column_sums, crossing, carried, left; // [Q]
 };
 
 /// A forward sweep makes the states that enter all chunks (4 H P N bytes a chunk, 8 for fp64: the
@@ -130,17 +129,9 @@ class SsdChunkGradients {
       return make_scratch<Real>(kSsdChunk * plan_.head_block() * plan_.sizes.P);
     };
     const auto row = [] { return make_scratch<Real>(kSsdChunk); };
-    return {keys(),   keys(),
-            keys(),   keys(),
-            square(), square(),
-            square(), square(),
-            tile(),   tile(),
-            tile(),   tile(),
-            tile(),   keys(),
-            row(),    row(),
-            row(),    row(),
-            row(),    row(),
-            row(),    make_scratch<double>(kSsdChunk)};
+    return {keys(),   keys(), keys(), keys(), square(), square(), square(),
+            square(), tile(), tile(), tile(), tile(),   tile(),   keys(),
+            row(),    row(),  row(),  row(),  row(),    row(),    row()};
   }
 
   void sweep_forward(std::int64_t window, Real* states, Real* carry) {
@@ -373,9 +364,8 @@ class SsdChunkGradients {
          dt,
          {worker.weights.get(), kSsdChunk},
          {worker.score_gradients.get(), kSsdChunk},
-         worker.row_sums.get(),
          worker.column_sums.get(),
-         worker.column_rests.get()});
+         worker.crossing.get()});
     product(
         Side::kTransposed,
         Side::kPlain,
@@ -449,11 +439,8 @@ class SsdChunkGradients {
     }
     double after = 0;
     for (std::int64_t i = chunk.rows - 1; i >= 0; --i) {
-      after += worker.row_sums[i];
-      after -= static_cast<double>(worker.column_sums[i]);
-      after -= static_cast<double>(worker.column_rests[i]);
       after += has_state ? static_cast<double>(worker.carried[i]) : 0.0;
-      out[i] += static_cast<Real>(after);
+      out[i] += static_cast<Real>(after) + worker.crossing[i];
     }
   }
 

@@ -162,45 +162,19 @@ void decayed_scores(
   }
 }
 
-/// sum += term, and what rounding took from it is added to `lost` (Knuth's two-sum).
-template <class D>
-HWY_INLINE void add_exactly(D, hn::Vec<D> term, hn::Vec<D>& sum, hn::Vec<D>& lost) {
-  const auto total = hn::Add(sum, term);
-  const auto taken = hn::Sub(total, sum);
-  const auto rest = hn::Sub(sum, hn::Sub(total, taken));
-  lost = hn::Add(lost, hn::Add(rest, hn::Sub(term, taken)));
-  sum = total;
-}
-
-/// The lanes added in fp64.
-template <class D>
-HWY_INLINE double sum_of_lanes(D d, hn::Vec<D> vector) {
-  HWY_ALIGN hn::TFromD<D> lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)];
-  hn::Store(vector, d, lanes);
-  double sum = 0;
-  for (std::size_t i = 0; i < hn::Lanes(d); ++i) {
-    sum += static_cast<double>(lanes[i]);
-  }
-  return sum;
-}
-
-// Row and column sums are subtracted from each other later, where strong decays leave next to
-// nothing of them; so their rounding is kept beside them.
 template <class Real>
 void score_gradients(Index rows, const ScoreGradients<Real>& job) {
   const hn::ScalableTag<Real> d;
   const Index lanes = static_cast<Index>(hn::Lanes(d));
   for (Index j = 0; j < rows; j += lanes) {
     hn::StoreU(hn::Zero(d), d, job.column_sums + j);
-    hn::StoreU(hn::Zero(d), d, job.column_rests + j);
   }
-  for (Index t = 0; t < rows; ++t) {
+  for (Index t = rows - 1; t >= 0; --t) {
     const Real* scores = job.scores.data + t * job.scores.stride;
     const Real* products = job.products.data + t * job.products.stride;
     Real* weights = job.weights.data + t * job.weights.stride;
     Real* gradients = job.gradients.data + t * job.gradients.stride;
-    auto row_sum = hn::Zero(d);
-    auto row_rest = hn::Zero(d);
+    auto crossing = hn::Zero(d);
     Index j = 0;
     for (; j <= t; j += lanes) {
       const auto mask = hn::FirstN(d, static_cast<std::size_t>(t + 1 - j));
@@ -211,16 +185,13 @@ void score_gradients(Index rows, const ScoreGradients<Real>& job) {
       const auto gradient = hn::IfThenElseZero(mask, hn::Mul(decay, product));
       hn::StoreU(hn::IfThenElseZero(mask, hn::Mul(score, decay)), d, weights + j);
       hn::StoreU(hn::Add(hn::LoadU(d, gradients + j), gradient), d, gradients + j);
-      // The diagonal has no decay; leaving it out spares a cancellation.
-      const auto term = hn::IfThenElseZero(below, hn::Mul(score, gradient));
-      add_exactly(d, term, row_sum, row_rest);
-      auto column_sum = hn::LoadU(d, job.column_sums + j);
-      auto column_rest = hn::LoadU(d, job.column_rests + j);
-      add_exactly(d, term, column_sum, column_rest);
-      hn::StoreU(column_sum, d, job.column_sums + j);
-      hn::StoreU(column_rest, d, job.column_rests + j);
+      // Rows from t on have been added to the sums of all columns before t.
+      const auto sum = hn::Add(
+          hn::LoadU(d, job.column_sums + j), hn::IfThenElseZero(below, hn::Mul(score, gradient)));
+      hn::StoreU(sum, d, job.column_sums + j);
+      crossing = hn::Add(crossing, hn::IfThenElseZero(below, sum));
     }
-    job.row_sums[t] = sum_of_lanes(d, row_sum) + sum_of_lanes(d, row_rest);
+    job.crossing[t] = hn::GetLane(hn::SumOfLanes(d, crossing));
     for (; j < rows; j += lanes) {
       hn::StoreU(hn::Zero(d), d, weights + j);
     }

@@ -46,9 +46,11 @@ struct ScoreGradients {
   const Real* dt;
   Tile<Real> weights;   ///< out: scores with decays, zero above the diagonal
   Tile<Real> gradients; ///< accumulated: gradient of scores
-  double* row_sums;     ///< out: per t, sum over j < t of score times its gradient
-  Real* column_sums;    ///< out: per j, sum over t > j of the same
-  Real* column_rests;   ///< out: what rounding took from the column sums
+  Real* column_sums;    ///< scratch
+  /// Out: per i, the sum over t >= i and j < i of score times its gradient: what passes token i.
+  /// Added up as it stands, because a difference of row and column sums would cancel under strong
+  /// decays.
+  Real* crossing;
 };
 
 /// One table of loops for float or double. Sizes are rows, then columns.
