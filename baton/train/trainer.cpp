@@ -77,9 +77,6 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
   const at::Device device(recipe_.run.device);
   model_.parameters().initialize(
       static_cast<std::uint64_t>(recipe_.run.seed), recipe_.model.scalar_type(), device);
-  log_info(
-      "model " + recipe_.model.pattern + ": " +
-      count_text(static_cast<double>(model_.parameters().num_values())) + " parameters");
   optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
   resume_from_newest(resume);
   log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
@@ -110,6 +107,9 @@ void Trainer::resume_from_newest(Resume resume) {
 }
 
 RunResult Trainer::run(const std::atomic<bool>& stop) {
+  log_info(
+      "model " + recipe_.model.pattern + ": " +
+      count_text(static_cast<double>(model_.parameters().num_values())) + " parameters");
   Progress progress(
       {.label = "train",
        .unit = "steps",

@@ -9,7 +9,7 @@ an int32 tensor [B + 1] that rises from 0 to T and says where each of B sequence
 Scan (Mamba-2)      ssd, ssd_backward, ssd_state, ssd_state_grad, ssd_step_
 Convolution         causal_conv1d, causal_conv1d_backward, causal_conv1d_step_
 Norms               rms_norm, gated_norm
-Attention           attention, paged_attention, paged_write_, rotary
+Attention           attention, paged_attention, paged_write_, rotary, rotary_frequencies
 Feed-forward        linear, matvec, squared_relu, swiglu, dropout
 Loss                cross_entropy, cross_entropy_with_grads
 States, training    write_slots_, adamw_, sum_squares
