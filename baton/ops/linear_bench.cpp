@@ -49,7 +49,7 @@ void BM_Linear(benchmark::State& state) {
   Inputs inputs(state);
   for (auto _ : state) {
     const std::size_t i = inputs.turn();
-    benchmark::DoNotOptimize(linear(inputs.x[i], inputs.weight[i]));
+    benchmark::DoNotOptimize(ops::linear(inputs.x[i], inputs.weight[i]));
   }
   count_products(state, 2);
   count_weights(state);
@@ -73,7 +73,7 @@ void BM_LinearTraining(benchmark::State& state) {
     const std::size_t i = inputs.turn();
     const at::Tensor x = inputs.x[i].detach().requires_grad_();
     const at::Tensor weight = inputs.weight[i].detach().requires_grad_();
-    const at::Tensor y = linear(x, weight);
+    const at::Tensor y = ops::linear(x, weight);
     y.backward(y.detach());
     benchmark::DoNotOptimize(weight.grad());
   }
