@@ -99,6 +99,7 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
   }
   while (!batch.empty()) {
     std::vector<BatchItem> items;
+    items.reserve(batch.size());
     for (const Running& running : batch) {
       items.push_back({.slot = running.slot, .tokens = {running.history.back()}});
     }

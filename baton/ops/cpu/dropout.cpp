@@ -127,7 +127,7 @@ template <class T>
 void drop_rows_of(const DropoutRows& task, std::int64_t begin, std::int64_t end) {
   using S = vec::Sum<T>;
   // A tile may start within a counter, and the last vector of counters may run over.
-  alignas(8) std::array<std::uint32_t, kDropoutTile + HWY_MAX_BYTES + 4> words;
+  alignas(8) std::array<std::uint32_t, kDropoutTile + HWY_MAX_BYTES + 4> words{};
   for (std::int64_t t = begin; t < end; ++t) {
     for (std::int64_t c = 0; c < task.channels; c += kDropoutTile) {
       const std::int64_t width = std::min(kDropoutTile, task.channels - c);
