@@ -111,10 +111,11 @@ TEST(Linear, EqualBitsForOneAndTwoThreads) {
       const Results one = run(x, weight, bias, dy);
       at::set_num_threads(2);
       const Results two = run(x, weight, bias, dy);
-      EXPECT_TRUE(at::equal(one.y, two.y)) << s.rows << " " << s.depth << " " << s.outputs;
+      EXPECT_TRUE(at::equal(one.y, two.y))
+          << dtype << " " << s.rows << " " << s.depth << " " << s.outputs;
       for (int i = 0; i < 3; ++i) {
         EXPECT_TRUE(at::equal(one.gradients[i], two.gradients[i]))
-            << i << " of " << s.rows << " " << s.depth << " " << s.outputs;
+            << dtype << " " << i << " of " << s.rows << " " << s.depth << " " << s.outputs;
       }
     }
   }

@@ -13,6 +13,7 @@
 #include <ATen/Parallel.h>
 #include <hwy/aligned_allocator.h>
 
+#include "baton/ops/cpu/blas_threads.h"
 #include "baton/ops/cpu/ssd_rows.h"
 #include "baton/ops/ssd_inputs.h"
 
@@ -151,23 +152,19 @@ Scratch<Real> make_scratch(std::int64_t elements) {
 }
 
 /// Runs body(worker, item) for all items; `Worker` is built once a thread and holds its scratch.
-/// With one item the region still opens on two threads, so that matrix products inside stay
-/// sequential and give the same bits as with one thread.
+/// Matrix products inside stay on their thread and give the same bits for any number of threads.
 template <class MakeWorker, class Body>
 void for_each_item(std::int64_t items, const MakeWorker& make_worker, const Body& body) {
   if (items == 0) {
     return;
   }
-  at::parallel_for(
-      0, std::max<std::int64_t>(items, 2), 1, [&](std::int64_t begin, std::int64_t end) {
-        if (begin >= items) {
-          return;
-        }
-        auto worker = make_worker();
-        for (std::int64_t item = begin; item < std::min(end, items); ++item) {
-          body(worker, item);
-        }
-      });
+  at::parallel_for(0, items, 1, [&](std::int64_t begin, std::int64_t end) {
+    const OneThreadBlas one_thread;
+    auto worker = make_worker();
+    for (std::int64_t item = begin; item < end; ++item) {
+      body(worker, item);
+    }
+  });
 }
 
 } // namespace baton::ops::cpu
