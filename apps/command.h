@@ -6,11 +6,14 @@
 
 namespace baton {
 
-void add_data_command(CLI::App& app);     ///< baton data
-void add_eval_command(CLI::App& app);     ///< baton eval
-void add_generate_command(CLI::App& app); ///< baton generate
-void add_logits_command(CLI::App& app);   ///< baton logits
-void add_pattern_command(CLI::App& app);  ///< baton pattern
-void add_train_command(CLI::App& app);    ///< baton train
+void add_bench_command(CLI::App& app);      ///< baton bench
+void add_completion_command(CLI::App& app); ///< baton completion
+void add_data_command(CLI::App& app);       ///< baton data
+void add_eval_command(CLI::App& app);       ///< baton eval
+void add_generate_command(CLI::App& app);   ///< baton generate
+void add_logits_command(CLI::App& app);     ///< baton logits
+void add_pattern_command(CLI::App& app);    ///< baton pattern
+void add_reference_command(CLI::App& app);  ///< baton reference
+void add_train_command(CLI::App& app);      ///< baton train
 
 } // namespace baton

@@ -90,6 +90,9 @@ int run(int argc, char** argv) {
   baton::add_generate_command(app);
   baton::add_logits_command(app);
   baton::add_pattern_command(app);
+  baton::add_reference_command(app);
+  baton::add_completion_command(app);
+  baton::add_bench_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
+#include "baton/base/config_text.h"
 #include "baton/train/recipe.h"
 #include "baton/train/trainer.h"
 
@@ -61,6 +62,10 @@ void add_train_command(CLI::App& app) {
   command->add_option("--resume", arguments->resume, "what to do with checkpoints in run.folder")
       ->check(CLI::IsMember({"never", "auto", "must"}))
       ->capture_default_str();
+  command->footer([] {
+    train::Recipe defaults;
+    return "Keys of a recipe, with their defaults:\n" + print_help(config_fields(defaults));
+  });
   command->callback([arguments] { run_train(*arguments); });
 }
 

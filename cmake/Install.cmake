@@ -17,3 +17,7 @@ write_basic_package_version_file("${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake"
 install(FILES "${CMAKE_BINARY_DIR}/BatonConfig.cmake" "${CMAKE_BINARY_DIR}/BatonConfigVersion.cmake"
   "${CMAKE_SOURCE_DIR}/cmake/Torch.cmake"
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
+install(FILES "${CMAKE_BINARY_DIR}/completions/baton"
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+install(FILES "${CMAKE_BINARY_DIR}/completions/_baton"
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)

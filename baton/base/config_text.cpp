@@ -67,6 +67,31 @@ std::string last_part(const std::string& key) {
   return dot == std::string::npos ? key : key.substr(dot + 1);
 }
 
+// TOML wants the keys of a table together, the ones outside any table first. `comment` gives the
+// lines above a key.
+template <class Comment>
+std::string grouped_toml(const std::vector<ConfigField>& fields, const Comment& comment) {
+  std::vector<std::string> groups = {""};
+  for (const ConfigField& field : fields) {
+    const std::string group = group_of(field.key);
+    if (std::find(groups.begin(), groups.end(), group) == groups.end()) {
+      groups.push_back(group);
+    }
+  }
+  std::string toml;
+  for (const std::string& group : groups) {
+    if (!group.empty()) {
+      toml += (toml.empty() ? "[" : "\n[") + group + "]\n";
+    }
+    for (const ConfigField& field : fields) {
+      if (group_of(field.key) == group) {
+        toml += comment(field) + last_part(field.key) + " = " + field_toml(field) + "\n";
+      }
+    }
+  }
+  return toml;
+}
+
 // Numbers of a rule read as people write them: "1", not "1.0".
 std::string plain_number(double value) {
   std::string text = number_text(value);
@@ -164,26 +189,30 @@ std::string rule_text(const FieldRule& rule) {
 }
 
 std::string print_toml(const std::vector<ConfigField>& fields) {
-  // TOML wants the keys of a table together, the ones outside any table first.
-  std::vector<std::string> groups = {""};
+  return grouped_toml(fields, [](const ConfigField&) { return std::string(); });
+}
+
+std::string print_annotated_toml(const std::vector<ConfigField>& fields) {
+  return grouped_toml(fields, [](const ConfigField& field) {
+    const std::string rule = rule_text(field.rule);
+    return "# " + field.meaning + ": " + type_text(field.value) +
+           (rule.empty() ? "" : ", " + rule) + "\n";
+  });
+}
+
+std::string print_help(const std::vector<ConfigField>& fields) {
+  std::size_t width = 0;
   for (const ConfigField& field : fields) {
-    const std::string group = group_of(field.key);
-    if (std::find(groups.begin(), groups.end(), group) == groups.end()) {
-      groups.push_back(group);
-    }
+    width = std::max(width, field.key.size());
   }
-  std::string toml;
-  for (const std::string& group : groups) {
-    if (!group.empty()) {
-      toml += (toml.empty() ? "[" : "\n[") + group + "]\n";
-    }
-    for (const ConfigField& field : fields) {
-      if (group_of(field.key) == group) {
-        toml += last_part(field.key) + " = " + field_toml(field) + "\n";
-      }
-    }
+  std::string text;
+  for (const ConfigField& field : fields) {
+    const std::string rule = rule_text(field.rule);
+    text += "  " + field.key + std::string(width + 2 - field.key.size(), ' ') + field.meaning +
+            " (" + type_text(field.value) + (rule.empty() ? "" : ", " + rule) + ") [" +
+            field_toml(field) + "]\n";
   }
-  return toml;
+  return text;
 }
 
 std::string print_json(const std::vector<ConfigField>& fields) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "baton/base/config.h"
 
@@ -19,5 +20,11 @@ std::string type_text(const FieldValue& value);
 
 /// "in [0, 1]", "at least 1", "one of \"cosine\", \"linear\"", or "" without a rule.
 std::string rule_text(const FieldRule& rule);
+
+/// A line a key for people: key, meaning, type, allowed values and value.
+std::string print_help(const std::vector<ConfigField>& fields);
+
+/// All values as TOML, each key under a comment that tells its meaning, type and allowed values.
+std::string print_annotated_toml(const std::vector<ConfigField>& fields);
 
 } // namespace baton

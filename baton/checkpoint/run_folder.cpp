@@ -60,7 +60,11 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& run_folder) {
     }
   }
   if (error) {
-    throw RunError(folder.string() + ": cannot read the folder: " + error.message());
+    const std::string message = folder.string() + ": cannot read the folder: " + error.message();
+    if (error == std::errc::io_error) {
+      throw RunError(message);
+    }
+    throw Error(message); // a file in the way, or no permission
   }
   std::sort(entries.begin(), entries.end(), [](const CheckpointEntry& a, const CheckpointEntry& b) {
     return a.step > b.step;

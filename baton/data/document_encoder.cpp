@@ -17,9 +17,9 @@ using nlohmann::json;
 // Beyond it the ids would not fit the format's 31 bits, and memory is at stake before that.
 constexpr std::size_t kLargestDocument = std::size_t{1} << 30;
 
-const std::string& string_of(const json& value, const std::string& field) {
+const std::string& string_of(const json& value, std::string_view field) {
   if (!value.is_string()) {
-    throw Error("\"" + field + "\" must be a string, not " + value.type_name());
+    throw Error("\"" + std::string(field) + "\" must be a string, not " + value.type_name());
   }
   return value.get_ref<const std::string&>();
 }

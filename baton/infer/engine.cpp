@@ -2,12 +2,16 @@
 #include "baton/infer/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <ATen/ATen.h>
 
 namespace baton::infer {
 namespace {
+
+/// Positions and starts of a layout are int32.
+constexpr std::int64_t kMaxSequenceTokens = std::numeric_limits<std::int32_t>::max();
 
 /// A request on its way.
 struct Running {
@@ -46,6 +50,15 @@ void Engine::check(const GenerationRequest& request) const {
   TORCH_CHECK(
       request.max_new_tokens >= 0,
       "max_new_tokens must not be negative, got ",
+      request.max_new_tokens);
+  const auto prompt = static_cast<std::int64_t>(request.prompt.size());
+  TORCH_CHECK(
+      prompt <= kMaxSequenceTokens && request.max_new_tokens <= kMaxSequenceTokens - prompt,
+      "a sequence has at most ",
+      kMaxSequenceTokens,
+      " tokens, got a prompt of ",
+      prompt,
+      " and max_new_tokens ",
       request.max_new_tokens);
   for (const std::int64_t token : request.prompt) {
     TORCH_CHECK(

@@ -36,7 +36,8 @@ class Engine {
       : model_(model), options_(options) {}
 
   /// Runs all requests to their ends, decoding them in one batch. What one of them yields does not
-  /// depend on the others. Throws Error for an empty prompt or an id outside the vocabulary.
+  /// depend on the others. Throws Error for an empty prompt, an id outside the
+  /// vocabulary, or 2^31 tokens and more.
   void generate(const std::vector<GenerationRequest>& requests, const OnToken& on_token) const;
 
  private:

@@ -90,7 +90,14 @@ Attention::Attention(const SublayerArguments& arguments)
          .fraction = config_.rotary.fraction,
          .scaling = config_.rotary.scaling,
          .factor = config_.rotary.factor,
-         .original_length = config_.rotary.original_length});
+         .original_length = config_.rotary.original_length,
+         .beta_fast = config_.rotary.beta_fast,
+         .beta_slow = config_.rotary.beta_slow,
+         .mscale = config_.rotary.mscale,
+         .mscale_all_dim = config_.rotary.mscale_all_dim,
+         .attention_factor = config_.rotary.attention_factor == 0.0
+                                 ? std::nullopt
+                                 : std::optional(config_.rotary.attention_factor)});
     inverse_frequencies_ = frequencies.inverse_frequencies;
     attention_factor_ = frequencies.attention_factor;
   }

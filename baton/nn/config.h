@@ -80,6 +80,11 @@ struct RotaryOptions {
   std::string scaling = "none";
   double factor = 1.0;
   std::int64_t original_length = 4096;
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  double mscale = 0.0;
+  double mscale_all_dim = 0.0;
+  double attention_factor = 0.0;
   bool interleaved = false;
 
   template <class V>
@@ -91,6 +96,23 @@ struct RotaryOptions {
         "scaling", scaling, "how longer contexts are reached", Choice{"none", "linear", "yarn"});
     v.field("factor", factor, "context extension of the scaling", Range{1.0, 1e6});
     v.field("original_length", original_length, "context before yarn scaling", Range{1, 1 << 30});
+    v.field(
+        "beta_fast",
+        beta_fast,
+        "yarn keeps pairs of more turns over the original context",
+        Range::above(0.0));
+    v.field("beta_slow", beta_slow, "yarn stretches pairs of fewer turns fully", Range::above(0.0));
+    v.field("mscale", mscale, "yarn's attention scale; 0 takes its formula", Range{0.0, 1e3});
+    v.field(
+        "mscale_all_dim",
+        mscale_all_dim,
+        "divides yarn's attention scale; 0 with mscale",
+        Range{0.0, 1e3});
+    v.field(
+        "attention_factor",
+        attention_factor,
+        "yarn's factor on cosine and sine; 0 takes its formula",
+        Range{0.0, 1e3});
     v.field("interleaved", interleaved, "pair neighbouring channels instead of halves");
   }
 };

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/embedding.h"
 
+#include <utility>
+
 #include <ATen/ATen.h>
 
 namespace baton::nn {
 
 const Parameter& declare_vocabulary_matrix(
-    const std::string& name,
+    std::string name,
     const VocabularyOptions& options,
     ParameterStore& store) {
   return store.declare(
-      {.name = name,
+      {.name = std::move(name),
        .shape = {options.vocabulary, options.width},
        .cut = {.dim = 0, .parts = {}},
        .start = start_normal(options.start_deviation)});

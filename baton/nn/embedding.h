@@ -20,7 +20,7 @@ struct VocabularyOptions {
 
 /// Declares a matrix [V, D], cut over the vocabulary: of the embedding, or of an untied head.
 const Parameter& declare_vocabulary_matrix(
-    const std::string& name,
+    std::string name,
     const VocabularyOptions& options,
     ParameterStore& store);
 

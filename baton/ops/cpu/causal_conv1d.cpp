@@ -247,6 +247,91 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
       initial_states ? scatter_to_slots(dhistory_BKC, call.slots, *initial_states) : none};
 }
 
+// Channels whose weights and inputs are turned round at a time, on the stack.
+constexpr std::int64_t kStepChannels = 128;
+
+/// One token of one sequence: its pointers, each at channel 0. S is the type of sums.
+template <class T, class State, class S>
+struct ConvStep {
+  const T* x;
+  const S* weight_CK;
+  const S* bias; ///< may be null
+  State* state;  ///< [C, K-1]; null for a sequence without one
+  T* y;
+  std::int64_t width;
+  bool silu;
+
+  /// Convolves channels [first, first + count) and moves their inputs up by one in the state.
+  void run(std::int64_t first, std::int64_t count) const {
+    S weight_KC[kMaxConvWidth * kStepChannels];
+    S bias_C[kStepChannels];
+    T history_KC[kMaxConvWidth * kStepChannels];
+    const std::int64_t before = width - 1;
+    for (std::int64_t c = 0; c < count; ++c) {
+      const std::int64_t channel = first + c;
+      bias_C[c] = bias == nullptr ? S(0) : bias[channel];
+      for (std::int64_t k = 0; k < width; ++k) {
+        weight_KC[k * count + c] = weight_CK[channel * width + k];
+      }
+      for (std::int64_t k = 0; k < before; ++k) {
+        history_KC[k * count + c] =
+            state == nullptr ? T(0) : static_cast<T>(state[channel * before + k]);
+      }
+    }
+    ConvBlock block{};
+    block.dtype = c10::CppTypeToScalarType<T>::value;
+    block.channels = count;
+    block.width = width;
+    block.silu = silu;
+    block.weight_KC = weight_KC;
+    block.bias_C = bias_C;
+    block.x = x + first;
+    block.history = history_KC;
+    block.history_stride = count;
+    block.length = 1;
+    block.end = 1;
+    block.out = y + first;
+    convolve_block(block);
+    if (state != nullptr && before > 0) {
+      for (std::int64_t c = first; c < first + count; ++c) {
+        State* inputs = state + c * before;
+        std::copy(inputs + 1, inputs + before, inputs);
+        inputs[before - 1] = static_cast<State>(x[c]);
+      }
+    }
+  }
+};
+
+template <class T, class State, class S>
+void step_rows(
+    const at::Tensor& x_BC,
+    const at::Tensor& weight_CK,
+    const OptionalTensor& bias_C,
+    const at::Tensor& states_SCK,
+    const std::vector<std::int32_t>& slots,
+    bool silu,
+    const at::Tensor& y_BC) {
+  const std::int64_t channels = x_BC.size(1);
+  const std::int64_t blocks = (channels + kStepChannels - 1) / kStepChannels;
+  constexpr std::int64_t kGrain = 16; // blocks worth a thread
+  at::parallel_for(0, x_BC.size(0) * blocks, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t item = begin; item < end; ++item) {
+      const std::int64_t b = item / blocks;
+      const std::int64_t first = item % blocks * kStepChannels;
+      const std::int64_t slot = slots[static_cast<std::size_t>(b)];
+      const ConvStep<T, State, S> step{
+          x_BC.const_data_ptr<T>() + b * x_BC.stride(0),
+          weight_CK.const_data_ptr<S>(),
+          bias_C ? bias_C->const_data_ptr<S>() : nullptr,
+          slot < 0 ? nullptr : states_SCK.data_ptr<State>() + slot * states_SCK.stride(0),
+          y_BC.mutable_data_ptr<T>() + b * channels,
+          weight_CK.size(1),
+          silu};
+      step.run(first, std::min(kStepChannels, channels - first));
+    }
+  });
+}
+
 at::Tensor causal_conv1d_step_cpu(
     const at::Tensor& x_BC,
     const at::Tensor& weight_CK,
@@ -255,22 +340,23 @@ at::Tensor causal_conv1d_step_cpu(
     const at::Tensor& slots_B,
     bool silu) {
   check_causal_conv1d(x_BC, weight_CK, bias_C, x_BC.size(0), states_SCK, slots_B);
-  checked_distinct_slots(slots_B, states_SCK.size(0));
-  const at::Tensor starts = at::arange(x_BC.size(0) + 1, at::kInt);
-  const ConvCall call(x_BC, weight_CK, bias_C, starts, states_SCK, slots_B, silu);
+  TORCH_CHECK(
+      states_SCK.size(0) == 0 || states_SCK.select(0, 0).is_contiguous(),
+      "states must be dense within a slot: strides ",
+      states_SCK.strides());
+  const auto slots = checked_distinct_slots(slots_B, states_SCK.size(0));
+  const at::ScalarType dtype = x_BC.scalar_type();
+  const at::ScalarType sums = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor x = as_rows(x_BC);
+  const at::Tensor weight = weight_CK.to(sums).contiguous();
+  const OptionalTensor bias = bias_C ? OptionalTensor(bias_C->to(sums).contiguous()) : std::nullopt;
   at::Tensor y_BC = at::empty(x_BC.sizes(), x_BC.options());
-  at::parallel_for(0, x_BC.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t b = begin; b < end; ++b) {
-      convolve_block(call.block({b, 0, 1}, y_BC));
-    }
-  });
-  const at::Tensor advanced = call.final_states(states_SCK.scalar_type());
-  for (std::int64_t b = 0; b < x_BC.size(0); ++b) {
-    const std::int64_t slot = call.slots[static_cast<std::size_t>(b)];
-    if (slot >= 0) {
-      states_SCK.select(0, slot).copy_(advanced.select(0, b));
-    }
-  }
+  const bool wide_states = states_SCK.scalar_type() != dtype;
+  auto* const run = dtype == at::kDouble  ? &step_rows<double, double, double>
+                    : dtype == at::kFloat ? &step_rows<float, float, float>
+                    : wide_states         ? &step_rows<at::BFloat16, float, float>
+                                          : &step_rows<at::BFloat16, at::BFloat16, float>;
+  run(x, weight, bias, states_SCK, slots, silu, y_BC);
   return y_BC;
 }
 

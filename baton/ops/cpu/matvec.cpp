@@ -55,100 +55,77 @@ inline float wide(hwy::bfloat16_t value) {
   return hwy::F32FromBF16(value);
 }
 
-/// Depth that goes through together, so that some rows of x stay in the first-level cache.
-constexpr std::int64_t kDepthBlock = 1024;
-
-/// The range of weight rows and of the depth that a pass takes.
-struct Range {
-  std::int64_t first_output;
-  std::int64_t last_output;
-  std::int64_t first_depth;
-  std::int64_t last_depth;
-};
-
-/// Adds the products of kOutputs weight rows with kRows rows of x over a range of the depth. Their
-/// sums run side by side, so that the multiply-add units never wait for one of them.
-template <int kRows, int kOutputs, class Weight>
-void dot_block(const MatvecTask& task, std::int64_t row, std::int64_t output, const Range& range) {
+/// Products of kRows rows of x with kStreams weight rows, `gap` rows apart. Memory delivers several
+/// streams that are read from end to end faster than one.
+template <int kRows, int kStreams, class Weight>
+void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, std::int64_t gap) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const float* x_BD = task.x_BD + row * task.depth;
+  const std::int64_t depth = task.depth;
+  const std::int64_t stride = gap * task.weight_stride;
+  const float* x_BD = task.x_BD + row * depth;
   const Weight* weight = static_cast<const Weight*>(task.weight_FD) + output * task.weight_stride;
-  hn::Vec<decltype(d)> sums[kOutputs][kRows];
-  HWY_UNROLL(8)
-  for (int o = 0; o < kOutputs; ++o) {
-    HWY_UNROLL(8)
+  hn::Vec<decltype(d)> sums[kStreams][kRows];
+  HWY_UNROLL(4)
+  for (int s = 0; s < kStreams; ++s) {
+    HWY_UNROLL(4)
     for (int r = 0; r < kRows; ++r) {
-      sums[o][r] = hn::Zero(d);
+      sums[s][r] = hn::Zero(d);
     }
   }
-  std::int64_t i = range.first_depth;
-  for (; i + lanes <= range.last_depth; i += lanes) {
-    hn::Vec<decltype(d)> x[kRows];
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) {
-      x[r] = hn::LoadU(d, x_BD + r * task.depth + i);
-    }
-    HWY_UNROLL(8)
-    for (int o = 0; o < kOutputs; ++o) {
-      const auto w = load_wide(d, weight + o * task.weight_stride + i);
-      HWY_UNROLL(8)
+  std::int64_t i = 0;
+  for (; i + lanes <= depth; i += lanes) {
+    HWY_UNROLL(4)
+    for (int s = 0; s < kStreams; ++s) {
+      const auto w = load_wide(d, weight + s * stride + i);
+      HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) {
-        sums[o][r] = hn::MulAdd(w, x[r], sums[o][r]);
+        sums[s][r] = hn::MulAdd(w, hn::LoadU(d, x_BD + r * depth + i), sums[s][r]);
       }
     }
   }
-  HWY_UNROLL(8)
-  for (int o = 0; o < kOutputs; ++o) {
-    HWY_UNROLL(8)
+  HWY_UNROLL(4)
+  for (int s = 0; s < kStreams; ++s) {
+    HWY_UNROLL(4)
     for (int r = 0; r < kRows; ++r) {
-      float sum = hn::GetLane(hn::SumOfLanes(d, sums[o][r]));
-      for (std::int64_t j = i; j < range.last_depth; ++j) {
-        sum += wide(weight[o * task.weight_stride + j]) * x_BD[r * task.depth + j];
+      float sum = hn::GetLane(hn::SumOfLanes(d, sums[s][r]));
+      for (std::int64_t j = i; j < depth; ++j) {
+        sum += wide(weight[s * stride + j]) * x_BD[r * depth + j];
       }
-      float& y = task.y_BF[(row + r) * task.num_outputs + output + o];
-      y = range.first_depth == 0 ? sum : y + sum;
+      task.y_BF[(row + r) * task.num_outputs + output + s * gap] = sum;
     }
   }
 }
 
-template <int kRows, int kOutputs, class Weight>
-void dot_outputs(const MatvecTask& task, std::int64_t row, const Range& range) {
-  std::int64_t output = range.first_output;
-  for (; output + kOutputs <= range.last_output; output += kOutputs) {
-    dot_block<kRows, kOutputs, Weight>(task, row, output, range);
+template <int kRows, int kStreams, class Weight>
+void dot_rows(const MatvecTask& task, std::int64_t row, std::int64_t first, std::int64_t last) {
+  const std::int64_t gap = (last - first) / kStreams;
+  for (std::int64_t output = first; output < first + gap; ++output) {
+    dot_streams<kRows, kStreams, Weight>(task, row, output, gap);
   }
-  for (; output < range.last_output; ++output) {
-    dot_block<kRows, 1, Weight>(task, row, output, range);
+  for (std::int64_t output = first + gap * kStreams; output < last; ++output) {
+    dot_streams<kRows, 1, Weight>(task, row, output, 0);
   }
 }
 
+/// Rows of x go four at a time over a block of weights, which stays in the nearer caches meanwhile.
+/// As many streams as sums fit into the registers of AVX2.
 template <class Weight>
-void dot_rows(const MatvecTask& task, const Range& range) {
+void matvec_outputs(const MatvecTask& task, std::int64_t first, std::int64_t last) {
   std::int64_t row = 0;
   for (; row + 4 <= task.num_rows; row += 4) {
-    dot_outputs<4, 2, Weight>(task, row, range);
+    dot_rows<4, 2, Weight>(task, row, first, last);
   }
   switch (task.num_rows - row) {
     case 3:
-      return dot_outputs<3, 2, Weight>(task, row, range);
+      return dot_rows<3, 3, Weight>(task, row, first, last);
     case 2:
-      return dot_outputs<2, 4, Weight>(task, row, range);
+      return dot_rows<2, 4, Weight>(task, row, first, last);
     case 1:
-      return dot_outputs<1, 8, Weight>(task, row, range);
+      return dot_rows<1, 4, Weight>(task, row, first, last);
     default:
       return;
   }
-}
-
-template <class Weight>
-void matvec_outputs(const MatvecTask& task, std::int64_t first, std::int64_t last) {
-  std::int64_t depth = 0;
-  do {
-    const std::int64_t end = std::min(depth + kDepthBlock, task.depth);
-    dot_rows<Weight>(task, {first, last, depth, end});
-    depth = end;
-  } while (depth < task.depth);
 }
 
 void matvec_float(const MatvecTask& task, std::int64_t first, std::int64_t last) {
