@@ -122,6 +122,24 @@ void shapes(benchmark::internal::Benchmark* benchmark) {
       ->UseRealTime();
 }
 
+// Cost and length: the last column must not depend on the first.
+void lengths(benchmark::State& state) {
+  const Shape shape{state.range(0), 8, 64, 1, 64};
+  const SsdInputs in = make_inputs(shape, at::kFloat);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(ssd(in));
+  }
+  state.counters["s_per_Mtoken"] = benchmark::Counter(
+      static_cast<double>(state.iterations() * shape.T) * 1e-6,
+      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+BENCHMARK(lengths)
+    ->Name("ssd/length")
+    ->RangeMultiplier(4)
+    ->Range(1 << 10, 1 << 18)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 BENCHMARK(large_product)->Arg(2048)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(forward<at::kFloat>)->Name("ssd/fp32")->Apply(shapes);
 BENCHMARK(forward<at::kBFloat16>)->Name("ssd/bf16")->Apply(shapes);

@@ -169,6 +169,40 @@ TEST(Ssd, WholeIsSplitWithTheStateCarried) {
   EXPECT_LT(relative_error(*start.states_SHPN, whole.final_states_BHPN), kDoubleTolerance);
 }
 
+// States as large as these leave 32 chunks to a window: 2500 tokens take two, each half takes one.
+TEST(Ssd, SeveralWindowsAreLikeOne) {
+  at::manual_seed(7);
+  SsdStart none;
+  SsdInputs in = SsdCase{.lengths = {2500}, .H = 2, .P = 64, .G = 2, .N = 512}.make();
+  for (at::Tensor* tensor : floating_inputs(in, none)) {
+    tensor->requires_grad_(true);
+  }
+  const at::Tensor dy = at::randn_like(in.x_THP);
+  const auto half = [&](std::int64_t first, const SsdStart& start) {
+    SsdInputs part = in;
+    for (at::Tensor* tensor : {&part.x_THP, &part.dt_TH, &part.B_TGN, &part.C_TGN}) {
+      *tensor = tensor->narrow(0, first, 1250);
+    }
+    part.starts = slots({0, 1250});
+    return ssd(part, start);
+  };
+  const SsdOutput whole = ssd(in);
+  const SsdOutput left = half(0, {});
+  const SsdOutput right = half(1250, {left.final_states_BHPN, slots({0})});
+  const at::Tensor halves = at::cat({left.y_THP, right.y_THP});
+  EXPECT_LT(relative_error(halves, whole.y_THP), kDoubleTolerance);
+  EXPECT_LT(relative_error(right.final_states_BHPN, whole.final_states_BHPN), kDoubleTolerance);
+  std::vector<at::Tensor> leaves;
+  for (at::Tensor* tensor : floating_inputs(in, none)) {
+    leaves.push_back(*tensor);
+  }
+  const auto one = torch::autograd::grad({whole.y_THP}, leaves, {dy});
+  const auto two = torch::autograd::grad({halves}, leaves, {dy});
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    EXPECT_LT(relative_error(one[i], two[i]), 5 * kDoubleTolerance) << "gradient " << i;
+  }
+}
+
 TEST(Ssd, OneAndTwoThreadsGiveEqualBits) {
   at::manual_seed(7);
   const int before = at::get_num_threads();

@@ -75,3 +75,14 @@ def test_pattern_prints_for_people_and_programs():
     people = baton("pattern", "--layers", 48, "--attention-ratio", "0.08", "--mlp-ratio", "0.5")
     assert "M-M-M--M-*M-M-M-M--*M-M-M-M-*M--M-M-M-*M-M--M-M-" in people.stdout
     assert "3" in refused("pattern", "MMX")
+
+
+def test_bench_prints_its_figures(recipe):
+    result = json.loads(
+        baton("bench", recipe, "--set", "model.vocabulary=320", "--tokens", 64, "--repeats", 1,
+              "--decode-tokens", 4, "--json").stdout
+    )
+    assert result["pattern"] == "M-*M" and result["tokens"] == 64
+    for key in "train_step_over_products", "decode_share_of_read_rate", "train_tokens_per_second":
+        assert result[key] > 0
+    assert "model.vocabulary" in refused("bench", recipe)

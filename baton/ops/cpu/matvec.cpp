@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 #include <hwy/highway.h>
 
@@ -22,7 +23,8 @@ namespace baton::ops::cpu {
 
 /// Some weight rows against all rows of x.
 struct MatvecTask {
-  const float* x_BD;     ///< contiguous, widened
+  /// Contiguous, widened. For bf16 weights a row holds the values of even depths, then the others.
+  const float* x_BD;
   std::int64_t num_rows; ///< B
   std::int64_t depth;    ///< D
   const void* weight_FD; ///< float or bfloat16
@@ -38,15 +40,50 @@ HWY_BEFORE_NAMESPACE();
 namespace baton::ops::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class D>
-hn::Vec<D> load_wide(D d, const float* from) {
-  return hn::LoadU(d, from);
-}
+/// The products of one vector of weights and one of x, or of two each, added to a sum.
+struct FloatStep {
+  static constexpr std::int64_t kVectors = 1;
 
-template <class D>
-hn::Vec<D> load_wide(D d, const hwy::bfloat16_t* from) {
-  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::bfloat16_t, D>(), from));
-}
+  /// Where the value of depth i of x lies in its row.
+  static std::int64_t place(std::int64_t i, std::int64_t) { return i; }
+
+  template <class D>
+  struct Weights {
+    Weights(D d, const float* from) : values(hn::LoadU(d, from)) {}
+    hn::Vec<D> add(D d, const float* x, std::int64_t, hn::Vec<D> sum) const {
+      return hn::MulAdd(values, hn::LoadU(d, x), sum);
+    }
+    hn::Vec<D> values;
+  };
+};
+
+/// Two bf16 values stand in 32 bits: the even one widens by a shift, the odd one by a mask.
+struct BFloat16Step {
+  static constexpr std::int64_t kVectors = 2;
+
+  static std::int64_t place(std::int64_t i, std::int64_t depth) {
+    return i % 2 == 0 ? i / 2 : (depth + 1) / 2 + i / 2;
+  }
+
+  template <class D>
+  struct Weights {
+    using U = hn::RebindToUnsigned<D>;
+    Weights(D d, const hwy::bfloat16_t* from) {
+      const U u;
+      const auto pairs = hn::LoadU(u, reinterpret_cast<const std::uint32_t*>(from));
+      even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+      odd = hn::BitCast(d, hn::And(pairs, hn::Set(u, 0xFFFF0000U)));
+    }
+    hn::Vec<D> add(D d, const float* x, std::int64_t depth, hn::Vec<D> sum) const {
+      sum = hn::MulAdd(even, hn::LoadU(d, x), sum);
+      return hn::MulAdd(odd, hn::LoadU(d, x + (depth + 1) / 2), sum);
+    }
+    hn::Vec<D> even, odd;
+  };
+};
+
+template <class Weight>
+using StepOf = std::conditional_t<std::is_same_v<Weight, float>, FloatStep, BFloat16Step>;
 
 inline float wide(float value) {
   return value;
@@ -59,8 +96,9 @@ inline float wide(hwy::bfloat16_t value) {
 /// streams that are read from end to end faster than one.
 template <int kRows, int kStreams, class Weight>
 void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, std::int64_t gap) {
+  using Step = StepOf<Weight>;
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t values = Step::kVectors * static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t depth = task.depth;
   const std::int64_t stride = gap * task.weight_stride;
   const float* x_BD = task.x_BD + row * depth;
@@ -74,13 +112,13 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
     }
   }
   std::int64_t i = 0;
-  for (; i + lanes <= depth; i += lanes) {
+  for (; i + values <= depth; i += values) {
     HWY_UNROLL(4)
     for (int s = 0; s < kStreams; ++s) {
-      const auto w = load_wide(d, weight + s * stride + i);
+      const typename Step::template Weights<decltype(d)> w(d, weight + s * stride + i);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) {
-        sums[s][r] = hn::MulAdd(w, hn::LoadU(d, x_BD + r * depth + i), sums[s][r]);
+        sums[s][r] = w.add(d, x_BD + r * depth + i / Step::kVectors, depth, sums[s][r]);
       }
     }
   }
@@ -90,7 +128,7 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
     for (int r = 0; r < kRows; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(d, sums[s][r]));
       for (std::int64_t j = i; j < depth; ++j) {
-        sum += wide(weight[s * stride + j]) * x_BD[r * depth + j];
+        sum += wide(weight[s * stride + j]) * x_BD[r * depth + Step::place(j, depth)];
       }
       task.y_BF[(row + r) * task.num_outputs + output + s * gap] = sum;
     }
@@ -148,6 +186,25 @@ HWY_EXPORT(matvec_bfloat16);
 
 constexpr std::int64_t kBlockBytes = 64 << 10; // of weights, what an item reads
 
+/// x as MatvecTask wants it.
+at::Tensor x_for_products(const at::Tensor& x_BD) {
+  if (x_BD.scalar_type() == at::kFloat) {
+    return x_BD.contiguous();
+  }
+  const at::Tensor rows = x_BD.contiguous();
+  at::Tensor x = at::empty(rows.sizes(), rows.options().dtype(at::kFloat));
+  const std::int64_t depth = rows.size(1);
+  const at::BFloat16* from = rows.const_data_ptr<at::BFloat16>();
+  float* even = x.mutable_data_ptr<float>();
+  for (std::int64_t row = 0; row < rows.size(0); ++row, from += depth, even += depth) {
+    float* odd = even + (depth + 1) / 2;
+    for (std::int64_t i = 0; i < depth; ++i) {
+      (i % 2 == 0 ? even : odd)[i / 2] = static_cast<float>(from[i]);
+    }
+  }
+  return x;
+}
+
 at::Tensor matvec(
     const at::Tensor& x_BD,
     const at::Tensor& weight_FD,
@@ -168,7 +225,7 @@ at::Tensor matvec(
       dtype,
       " and ",
       weight_FD.scalar_type());
-  const at::Tensor x = x_BD.to(at::kFloat).contiguous();
+  const at::Tensor x = x_for_products(x_BD);
   const at::Tensor weight =
       weight_FD.stride(1) == 1 || weight_FD.size(1) == 1 ? weight_FD : weight_FD.contiguous();
   at::Tensor y_BF = at::empty({x.size(0), weight.size(0)}, x.options());
