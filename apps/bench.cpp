@@ -4,11 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,7 +17,6 @@
 
 #include "apps/command.h"
 #include "baton/base/error.h"
-#include "baton/base/file.h"
 #include "baton/infer/program.h"
 #include "baton/infer/state_cache.h"
 #include "baton/model/hybrid_model.h"
@@ -105,27 +101,7 @@ struct TrainFigures {
   double first_step = 0.0; ///< seconds
   double step = 0.0;
   double products = 0.0;
-  double bytes = 0.0; ///< that a step needs beyond weights, gradients and optimizer
 };
-
-/// Kilobytes of this process, now ("VmRSS") or at most since the last reset ("VmHWM").
-double kilobytes(const std::string& key) {
-  std::istringstream status(read_file("/proc/self/status"));
-  for (std::string line; std::getline(status, line);) {
-    if (line.compare(0, key.size(), key) == 0) {
-      return std::strtod(line.c_str() + key.size() + 1, nullptr);
-    }
-  }
-  return 0.0;
-}
-
-/// Bytes that `work` needs for a while on top of what is there before it.
-double passing_bytes(const std::function<void()>& work) {
-  std::ofstream("/proc/self/clear_refs") << "5"; // the highest use starts anew
-  const double before = kilobytes("VmRSS");
-  work();
-  return 1024.0 * (kilobytes("VmHWM") - before);
-}
 
 class TrainStep {
  public:
@@ -163,12 +139,6 @@ TrainFigures measure_training(
   DenseProducts products(model, arguments.tokens);
   TrainFigures figures;
   figures.first_step = seconds_of([&] { step.run(); });
-  train::clear_gradients(model.parameters());
-  double gradients = 0.0;
-  for (const nn::Parameter& parameter : model.parameters().parameters()) {
-    gradients += static_cast<double>(parameter.value.nbytes());
-  }
-  figures.bytes = passing_bytes([&] { step.run(); }) - gradients;
   std::vector<double> steps;
   std::vector<double> alone;
   // In turns, so that what else the machine does falls on both.
@@ -256,8 +226,6 @@ void print_figures(
       {"train_step_seconds", train.step},
       {"train_products_seconds", train.products},
       {"train_step_over_products", train.step / train.products},
-      {"train_bytes_per_token_and_layer",
-       train.bytes / tokens / static_cast<double>(model.config().pattern.size())},
       {"first_step_over_step", train.first_step / train.step},
       {"prefill_tokens_per_second", tokens / decode.prompt},
       {"first_prefill_over_prefill", decode.first_token / decode.prompt},
