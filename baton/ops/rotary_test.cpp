@@ -51,6 +51,7 @@ void expect_like_judge(
 }
 
 TEST(Rotary, FollowsTheFormulaInAllTypesAndSizes) {
+  at::manual_seed(1);
   for (const at::ScalarType dtype : kActivationTypes) {
     for (const bool interleaved : {false, true}) {
       for (const std::int64_t tokens : {0, 1, 30}) {
@@ -74,12 +75,14 @@ TEST(Rotary, FollowsTheFormulaInAllTypesAndSizes) {
 }
 
 TEST(Rotary, StaysExactAtMillionsOfPositions) {
+  at::manual_seed(1);
   const at::Tensor frequencies = rotary_frequencies({.head_dim = 64}).inverse_frequencies;
   const at::Tensor positions = at::randint(1000000, 100000000, {20}, at::kLong);
   expect_like_judge(random_leaf({20, 2, 64}, at::kFloat), positions, frequencies, {});
 }
 
 TEST(Rotary, ReadsSlicesOfWiderRows) {
+  at::manual_seed(1);
   const at::Tensor wide = at::randn({9, 100});
   const at::Tensor x = wide.narrow(1, 4, 48).unflatten(1, {3, 16});
   const at::Tensor positions = at::arange(9, at::kLong);
@@ -94,6 +97,7 @@ TEST(Rotary, ReadsSlicesOfWiderRows) {
 }
 
 TEST(Rotary, GivesEqualBitsOnAnyNumberOfThreads) {
+  at::manual_seed(1);
   const at::Tensor x = at::randn({600, 4, 64});
   const at::Tensor positions = at::arange(600, at::kLong);
   const at::Tensor frequencies = rotary_frequencies({.head_dim = 64}).inverse_frequencies;
@@ -102,6 +106,7 @@ TEST(Rotary, GivesEqualBitsOnAnyNumberOfThreads) {
 }
 
 TEST(Rotary, ComputesPlainAndLinearFrequencies) {
+  at::manual_seed(1);
   const auto at_pair = [](const RotaryConfig& config, std::int64_t i) {
     return rotary_frequencies(config).inverse_frequencies[i].item<double>();
   };
@@ -114,6 +119,7 @@ TEST(Rotary, ComputesPlainAndLinearFrequencies) {
 
 /// The YaRN paper's equations: the share of a pair is a ramp over its turns' place in the table.
 TEST(Rotary, ComputesYarnFrequencies) {
+  at::manual_seed(1);
   const RotaryConfig config{
       .head_dim = 64, .scaling = "yarn", .factor = 8.0, .original_length = 2048};
   const RotaryFrequencies found = rotary_frequencies(config);
@@ -132,6 +138,7 @@ TEST(Rotary, ComputesYarnFrequencies) {
 }
 
 TEST(Rotary, ScalesAttentionAsTold) {
+  at::manual_seed(1);
   RotaryConfig config{.scaling = "yarn", .factor = 8.0};
   config.mscale = 0.7;
   config.mscale_all_dim = 1.2;
@@ -145,6 +152,7 @@ TEST(Rotary, ScalesAttentionAsTold) {
 }
 
 TEST(Rotary, RefusesWhatDoesNotFit) {
+  at::manual_seed(1);
   EXPECT_THROW(rotary_frequencies({.head_dim = 1}), c10::Error);
   EXPECT_THROW(rotary_frequencies({.fraction = 1.5}), c10::Error);
   EXPECT_THROW(rotary_frequencies({.base = 1.0}), c10::Error);
