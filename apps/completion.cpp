@@ -77,57 +77,51 @@ Branches make_branches(const CLI::App& app) {
   return branches;
 }
 
-// Where an option takes a word of its own, or nothing is known, files are offered.
-std::string bash_script(const Branches& branches) {
-  return "# bash completion of baton, made by `baton completion bash`\n"
-         "_baton() {\n"
-         "  local current=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[COMP_CWORD-1]}\"\n"
-         "  local place=\"\" word found=\"\"\n"
-         "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-         "    case \"$place/$word\" in (" +
-         branches.paths +
-         ") place=\"$place/$word\" ;; esac\n"
-         "  done\n"
-         "  if [[ \"$place $before\" == \"/train --set\" ]]; then\n"
-         "    compopt -o nospace 2> /dev/null\n"
-         "    COMPREPLY=($(compgen -W \"" +
-         branches.keys +
-         "\" -- \"$current\"))\n"
-         "    return\n"
-         "  fi\n"
-         "  case \"$place $before\" in\n" +
-         branches.values +
-         "  esac\n"
-         "  if [[ -z $found ]]; then\n"
-         "    case \"$place\" in\n" +
-         branches.words +
-         "    esac\n"
-         "    if [[ $current != -* && $found == -* ]]; then\n"
-         "      compopt -o filenames 2> /dev/null\n"
-         "      mapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n"
-         "      return\n"
-         "    fi\n"
-         "  fi\n"
-         "  COMPREPLY=($(compgen -W \"$found\" -- \"$current\"))\n"
-         "}\n"
-         "complete -F _baton baton\n";
-}
+/// What differs between the shells; everything else is one script.
+struct Shell {
+  std::string begin;  ///< up to the variables of the command line
+  std::string before; ///< the words before the one that is completed
+  std::string keys;   ///< offers $found without a space behind it
+  std::string files;  ///< offers files
+  std::string words;  ///< offers $found
+  std::string end;    ///< behind the function
+};
 
-std::string zsh_script(const Branches& branches) {
-  return "#compdef baton\n"
-         "# zsh completion of baton, made by `baton completion zsh`\n"
-         "_baton() {\n"
-         "  local current=${words[CURRENT]} before=${words[CURRENT-1]} place=\"\" word found=\"\"\n"
-         "  for word in ${words[2,CURRENT-1]}; do\n"
+const Shell kBash{
+    "_baton() {\n"
+    "  local current=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[COMP_CWORD-1]}\"\n",
+    "\"${COMP_WORDS[@]:1:COMP_CWORD-1}\"",
+    "    compopt -o nospace 2> /dev/null\n"
+    "    COMPREPLY=($(compgen -W \"$found\" -- \"$current\"))\n",
+    "      compopt -o filenames 2> /dev/null\n"
+    "      mapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n",
+    "  COMPREPLY=($(compgen -W \"$found\" -- \"$current\"))\n",
+    "complete -F _baton baton\n"};
+
+const Shell kZsh{
+    "#compdef baton\n"
+    "_baton() {\n"
+    "  local current=${words[CURRENT]} before=${words[CURRENT-1]}\n",
+    "${words[2,CURRENT-1]}",
+    "    compadd -S '' -- ${=found}\n",
+    "      _files\n",
+    "  compadd -- ${=found}\n",
+    "if [[ ${funcstack[1]} == _baton ]]; then _baton \"$@\"; else compdef _baton baton; fi\n"};
+
+// Where an option takes a word of its own, or nothing is known, files are offered.
+std::string script_of(const Shell& shell, const Branches& branches) {
+  return shell.begin +
+         "  local place=\"\" word found=\"\"\n"
+         "  for word in " +
+         shell.before +
+         "; do\n"
          "    case \"$place/$word\" in (" +
          branches.paths +
          ") place=\"$place/$word\" ;; esac\n"
          "  done\n"
          "  if [[ \"$place $before\" == \"/train --set\" ]]; then\n"
          "    found=\"" +
-         branches.keys +
-         "\"\n"
-         "    compadd -S '' -- ${=found}\n"
+         branches.keys + "\"\n" + shell.keys +
          "    return\n"
          "  fi\n"
          "  case \"$place $before\" in\n" +
@@ -137,14 +131,12 @@ std::string zsh_script(const Branches& branches) {
          "    case \"$place\" in\n" +
          branches.words +
          "    esac\n"
-         "    if [[ $current != -* && $found == -* ]]; then\n"
-         "      _files\n"
+         "    if [[ $current != -* && $found == -* ]]; then\n" +
+         shell.files +
          "      return\n"
          "    fi\n"
-         "  fi\n"
-         "  compadd -- ${=found}\n"
-         "}\n"
-         "if [[ ${funcstack[1]} == _baton ]]; then _baton \"$@\"; else compdef _baton baton; fi\n";
+         "  fi\n" +
+         shell.words + "}\n" + shell.end;
 }
 
 } // namespace
@@ -157,8 +149,7 @@ void add_completion_command(CLI::App& app) {
       ->required()
       ->check(CLI::IsMember({"bash", "zsh"}));
   command->callback([shell, &app] {
-    const Branches branches = make_branches(app);
-    const std::string script = *shell == "bash" ? bash_script(branches) : zsh_script(branches);
+    const std::string script = script_of(*shell == "bash" ? kBash : kZsh, make_branches(app));
     std::fwrite(script.data(), 1, script.size(), stdout);
   });
 }

@@ -32,23 +32,14 @@ std::string joined(const std::vector<std::string>& words, const std::string& bet
   return text;
 }
 
-// A bar would end the cell of a Markdown table.
-std::string cell(const std::string& text) {
-  std::string escaped;
-  for (const char c : text) {
-    escaped += c == '|' ? "\\|" : std::string(1, c);
-  }
-  return escaped;
-}
-
 std::string option_row(const OptionInfo& option) {
   std::string value = option.choices.empty() ? option.value : joined(option.choices, ", ");
   if (option.required) {
     value += value.empty() ? "required" : ", required";
   }
-  return "| `" + joined(option.names, "`, `") + "` | " + cell(value) + " | " +
-         (option.default_text.empty() ? "" : "`" + cell(option.default_text) + "`") + " | " +
-         cell(option.meaning) + " |\n";
+  return "| `" + joined(option.names, "`, `") + "` | " + markdown_cell(value) + " | " +
+         (option.default_text.empty() ? "" : "`" + markdown_cell(option.default_text) + "`") +
+         " | " + markdown_cell(option.meaning) + " |\n";
 }
 
 std::string command_section(const CommandInfo& command) {

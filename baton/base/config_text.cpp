@@ -110,16 +110,15 @@ std::string range_text(const Range& range) {
          plain_number(range.high) + "]";
 }
 
-// A bar would end the cell of a Markdown table.
-std::string cell(const std::string& text) {
+} // namespace
+
+std::string markdown_cell(const std::string& text) {
   std::string escaped;
   for (const char c : text) {
     escaped += c == '|' ? "\\|" : std::string(1, c);
   }
   return escaped;
 }
-
-} // namespace
 
 std::string quoted(const std::string& text) {
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -235,8 +234,8 @@ std::string print_reference(const std::vector<ConfigField>& fields) {
   std::string table = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
   for (const ConfigField& field : fields) {
     table += "| `" + field.key + "` | " + type_text(field.value) + " | `" +
-             cell(field_toml(field)) + "` | " + cell(rule_text(field.rule)) + " | " +
-             cell(field.meaning) + " |\n";
+             markdown_cell(field_toml(field)) + "` | " + markdown_cell(rule_text(field.rule)) +
+             " | " + markdown_cell(field.meaning) + " |\n";
   }
   return table;
 }

@@ -21,6 +21,9 @@ std::string type_text(const FieldValue& value);
 /// "in [0, 1]", "at least 1", "one of \"cosine\", \"linear\"", or "" without a rule.
 std::string rule_text(const FieldRule& rule);
 
+/// Text for a cell of a Markdown table, which a bare bar would end.
+std::string markdown_cell(const std::string& text);
+
 /// A line a key for people: key, meaning, type, allowed values and value.
 std::string print_help(const std::vector<ConfigField>& fields);
 
