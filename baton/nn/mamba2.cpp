@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <vector>
 
 #include <ATen/ATen.h>
 
@@ -126,22 +127,26 @@ std::vector<StateSpec> Mamba2Core::states() const {
        .kind = StateKind::kFixedSlot}};
 }
 
+Mamba2Core::Input Mamba2Core::split_input(const at::Tensor& input_TC) const {
+  const std::vector<at::Tensor> parts =
+      input_TC.split_with_sizes({conv_channels(), config_.num_heads}, 1);
+  return {.xbc_TC = parts[0], .dt_TH = parts[1]};
+}
+
 ops::SsdInputs Mamba2Core::scan_inputs(
     const at::Tensor& convolved_TC,
-    const at::Tensor& input_TC,
+    const at::Tensor& dt_TH,
     const StepContext& context) const {
-  const std::int64_t inner = config_.inner();
   const std::int64_t grouped = config_.num_groups * config_.state_size;
-  const auto grouped_view = [&](std::int64_t from) {
-    return convolved_TC.slice(1, from, from + grouped)
-        .unflatten(1, {config_.num_groups, config_.state_size});
-  };
+  const std::vector<at::Tensor> parts =
+      convolved_TC.split_with_sizes({config_.inner(), grouped, grouped}, 1);
+  const std::vector<std::int64_t> groups{config_.num_groups, config_.state_size};
   return {
-      .x_THP = convolved_TC.slice(1, 0, inner).unflatten(1, {config_.num_heads, config_.head_dim}),
-      .dt_TH = input_TC.slice(1, conv_channels()),
+      .x_THP = parts[0].unflatten(1, {config_.num_heads, config_.head_dim}),
+      .dt_TH = dt_TH,
       .A_H = A_log_->value.exp().neg(),
-      .B_TGN = grouped_view(inner),
-      .C_TGN = grouped_view(inner + grouped),
+      .B_TGN = parts[1].unflatten(1, groups),
+      .C_TGN = parts[2].unflatten(1, groups),
       .starts = context.layout.starts_B1,
       .D = D_->value,
       .time_step = {
@@ -152,23 +157,25 @@ ops::SsdInputs Mamba2Core::scan_inputs(
 }
 
 at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& context) const {
+  const Input input = split_input(input_TC);
   const at::Tensor xbc_TC = ops::causal_conv1d(
-                                input_TC.slice(1, 0, conv_channels()),
+                                input.xbc_TC,
                                 conv_weight_->value,
                                 value_of(conv_bias_),
                                 context.layout.starts_B1,
                                 {},
                                 true)
                                 .y_TC;
-  return ops::ssd(scan_inputs(xbc_TC, input_TC, context)).y_THP.flatten(1);
+  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, context)).y_THP.flatten(1);
 }
 
 at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& context) const {
+  const Input input = split_input(input_TC);
   const at::Tensor& conv_state = context.cache->at(conv_state_name_);
   const at::Tensor& ssm_state = context.cache->at(ssm_state_name_);
   const SequenceLayout& layout = context.layout;
   const ops::CausalConv1dOutput convolved = ops::causal_conv1d(
-      input_TC.slice(1, 0, conv_channels()),
+      input.xbc_TC,
       conv_weight_->value,
       value_of(conv_bias_),
       layout.starts_B1,
@@ -176,23 +183,24 @@ at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& co
       true);
   ops::write_slots_(conv_state, layout.final_slots_B, convolved.final_states_BCK);
   const ops::SsdOutput scanned = ops::ssd(
-      scan_inputs(convolved.y_TC, input_TC, context),
+      scan_inputs(convolved.y_TC, input.dt_TH, context),
       {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B});
   ops::write_slots_(ssm_state, layout.final_slots_B, scanned.final_states_BHPN);
   return scanned.y_THP.flatten(1);
 }
 
 at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& context) const {
+  const Input input = split_input(input_TC);
   // A step continues its sequence in place: the slot it reads is the slot it writes.
   const at::Tensor& slots = context.layout.final_slots_B;
   const at::Tensor xbc_TC = ops::causal_conv1d_step_(
-      input_TC.slice(1, 0, conv_channels()),
+      input.xbc_TC,
       conv_weight_->value,
       value_of(conv_bias_),
       context.cache->at(conv_state_name_),
       slots,
       true);
-  const ops::SsdInputs inputs = scan_inputs(xbc_TC, input_TC, context);
+  const ops::SsdInputs inputs = scan_inputs(xbc_TC, input.dt_TH, context);
   at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
   return ops::ssd_step_(
              {.x_BHP = inputs.x_THP,

@@ -26,10 +26,17 @@ class Mamba2Core final : public MixerCore {
  private:
   std::int64_t conv_channels() const;
 
-  /// Views of the convolved columns x, B, C and of the projected column dt, with the parameters.
+  /// Views of the projected columns: x, B, C of the convolution, and dt.
+  struct Input {
+    at::Tensor xbc_TC;
+    at::Tensor dt_TH;
+  };
+  Input split_input(const at::Tensor& input_TC) const;
+
+  /// Views of the convolved columns x, B, C, with dt and the parameters.
   ops::SsdInputs scan_inputs(
       const at::Tensor& convolved_TC,
-      const at::Tensor& input_TC,
+      const at::Tensor& dt_TH,
       const StepContext& context) const;
 
   Mamba2Config config_;

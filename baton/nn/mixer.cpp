@@ -3,6 +3,7 @@
 
 #include <numeric>
 #include <optional>
+#include <vector>
 
 #include <ATen/ATen.h>
 
@@ -68,9 +69,11 @@ Mixer::Mixer(
 
 at::Tensor Mixer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
   const at::Tensor projected = in_proj_(hidden_TD);
-  const at::Tensor z_TI = projected.slice(1, 0, frame_.inner);
-  const at::Tensor y_TI = run_core(projected.slice(1, frame_.inner), context);
-  return out_proj_(finish(y_TI, z_TI));
+  // A split, because its gradient is one copy; each slice's would be a whole tensor of zeros.
+  const std::vector<at::Tensor> parts =
+      projected.split_with_sizes({frame_.inner, projected.size(1) - frame_.inner}, 1);
+  const at::Tensor y_TI = run_core(parts[1], context);
+  return out_proj_(finish(y_TI, parts[0]));
 }
 
 at::Tensor Mixer::run_core(const at::Tensor& input_TC, const StepContext& context) const {

@@ -16,49 +16,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-void check_linear(
-    const at::Tensor& x,
-    const at::Tensor& weight_FD,
-    const std::optional<at::Tensor>& bias_F) {
-  TORCH_CHECK(
-      x.dim() >= 2 && weight_FD.dim() == 2 && x.sym_size(-1) == weight_FD.sym_size(1),
-      "linear takes x [..., D] and weight [F, D], got ",
-      x.sym_sizes(),
-      " and ",
-      weight_FD.sym_sizes());
-  TORCH_CHECK(
-      x.scalar_type() == weight_FD.scalar_type() &&
-          (!bias_F || bias_F->scalar_type() == x.scalar_type()),
-      "linear takes one dtype, got x ",
-      x.scalar_type(),
-      ", weight ",
-      weight_FD.scalar_type(),
-      bias_F ? ", bias " + std::string(c10::toString(bias_F->scalar_type())) : "");
-  TORCH_CHECK(
-      !bias_F || (bias_F->dim() == 1 && bias_F->sym_size(0) == weight_FD.sym_size(0)),
-      "bias must have one entry per row of the weight ",
-      weight_FD.sym_sizes(),
-      ", got ",
-      bias_F ? bias_F->sym_sizes() : c10::SymIntArrayRef());
-}
-
-void check_matvec(
-    const at::Tensor& x_BD,
-    const at::Tensor& weight_FD,
-    const std::optional<at::Tensor>& bias_F) {
-  check_linear(x_BD, weight_FD, bias_F);
-  TORCH_CHECK(
-      x_BD.dim() == 2 && x_BD.sym_size(0) <= kMatvecRows,
-      "matvec takes x [B, D] with B <= ",
-      kMatvecRows,
-      ", got ",
-      x_BD.sym_sizes());
-  TORCH_CHECK(
-      x_BD.scalar_type() == at::kFloat || x_BD.scalar_type() == at::kBFloat16,
-      "matvec takes float32 or bfloat16, got ",
-      x_BD.scalar_type());
-}
-
 bool wants_gradient(
     const at::Tensor& x,
     const at::Tensor& weight_FD,
@@ -191,6 +148,49 @@ Gradients linear_backward_cuda(
 }
 
 } // namespace
+
+void check_linear(
+    const at::Tensor& x,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F) {
+  TORCH_CHECK(
+      x.dim() >= 2 && weight_FD.dim() == 2 && x.sym_size(-1) == weight_FD.sym_size(1),
+      "linear takes x [..., D] and weight [F, D], got ",
+      x.sym_sizes(),
+      " and ",
+      weight_FD.sym_sizes());
+  TORCH_CHECK(
+      x.scalar_type() == weight_FD.scalar_type() &&
+          (!bias_F || bias_F->scalar_type() == x.scalar_type()),
+      "linear takes one dtype, got x ",
+      x.scalar_type(),
+      ", weight ",
+      weight_FD.scalar_type(),
+      bias_F ? ", bias " + std::string(c10::toString(bias_F->scalar_type())) : "");
+  TORCH_CHECK(
+      !bias_F || (bias_F->dim() == 1 && bias_F->sym_size(0) == weight_FD.sym_size(0)),
+      "bias must have one entry per row of the weight ",
+      weight_FD.sym_sizes(),
+      ", got ",
+      bias_F ? bias_F->sym_sizes() : c10::SymIntArrayRef());
+}
+
+void check_matvec(
+    const at::Tensor& x_BD,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F) {
+  check_linear(x_BD, weight_FD, bias_F);
+  TORCH_CHECK(
+      x_BD.dim() == 2 && x_BD.sym_size(0) <= kMatvecRows,
+      "matvec takes x [B, D] with B <= ",
+      kMatvecRows,
+      ", got ",
+      x_BD.sym_sizes());
+  TORCH_CHECK(
+      x_BD.scalar_type() == at::kFloat || x_BD.scalar_type() == at::kBFloat16,
+      "matvec takes float32 or bfloat16, got ",
+      x_BD.scalar_type());
+}
 
 at::Tensor
 linear(const at::Tensor& x, const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) {

@@ -31,4 +31,14 @@ at::Tensor matvec(
     const at::Tensor& weight_FD,
     const std::optional<at::Tensor>& bias_F = std::nullopt);
 
+/// Throws unless shapes and dtypes are as `linear`, or `matvec`, takes them.
+void check_linear(
+    const at::Tensor& x,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F);
+void check_matvec(
+    const at::Tensor& x_BD,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F);
+
 } // namespace baton::ops

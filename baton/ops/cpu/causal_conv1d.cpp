@@ -295,7 +295,9 @@ struct ConvStep {
     if (state != nullptr && before > 0) {
       for (std::int64_t c = first; c < first + count; ++c) {
         State* inputs = state + c * before;
-        std::copy(inputs + 1, inputs + before, inputs);
+        for (std::int64_t k = 1; k < before; ++k) { // shorter than a call of memmove
+          inputs[k - 1] = inputs[k];
+        }
         inputs[before - 1] = static_cast<State>(x[c]);
       }
     }

@@ -19,34 +19,12 @@ at::Tensor as_rows(const at::Tensor& x) {
 
 at::Tensor
 linear(const at::Tensor& x, const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) {
-  TORCH_CHECK(
-      x.dim() >= 2 && weight_FD.dim() == 2 && x.size(-1) == weight_FD.size(1),
-      "linear takes x [..., D] and weight [F, D], got ",
-      x.sizes(),
-      " and ",
-      weight_FD.sizes());
-  TORCH_CHECK(
-      x.scalar_type() == weight_FD.scalar_type(),
-      "linear takes one dtype, got x ",
-      x.scalar_type(),
-      ", weight ",
-      weight_FD.scalar_type());
+  check_linear(x, weight_FD, bias_F);
   c10::DimVector sizes(x.sizes().begin(), x.sizes().end());
   sizes.back() = weight_FD.size(0);
   at::Tensor y = at::empty(sizes, x.options());
   const at::Tensor y_TF = y.view({-1, std::max<std::int64_t>(1, weight_FD.size(0))});
   if (bias_F) {
-    TORCH_CHECK(
-        bias_F->dim() == 1 && bias_F->size(0) == weight_FD.size(0) &&
-            bias_F->scalar_type() == x.scalar_type(),
-        "bias must be a ",
-        x.scalar_type(),
-        " vector with one entry per row of the weight ",
-        weight_FD.sizes(),
-        ", got ",
-        bias_F->scalar_type(),
-        " ",
-        bias_F->sizes());
     y.copy_(bias_F->expand_as(y));
   }
   if (y.numel() > 0) {

@@ -13,8 +13,11 @@
 namespace baton::ops::cpu {
 namespace {
 
+// Tiles feed the threads; each is packed by the BLAS on its own, so more of them cost some percent.
+constexpr std::int64_t kFewTiles = 16;
 constexpr std::int64_t kMostTiles = 64;
 constexpr std::int64_t kSmallestWork = std::int64_t{1} << 21; // multiply-adds, some 50 us of a core
+constexpr std::int64_t kLargeWork = std::int64_t{1} << 27;    // is cut further than kFewTiles
 constexpr std::int64_t kSmallestSide = 96;
 constexpr std::int64_t kSmallestDepth = 1024;
 constexpr std::int64_t kSideStep = 16; // keeps tiles on the BLAS kernels' own steps
@@ -37,8 +40,10 @@ Tiling make_tiling(std::int64_t m, std::int64_t n, std::int64_t k, bool may_cut_
   std::int64_t rows = m;
   std::int64_t columns = n;
   std::int64_t depth = k;
-  for (std::int64_t tiles = 1; tiles < kMostTiles && rows * columns * depth > kSmallestWork;
-       tiles *= 2) {
+  for (std::int64_t tiles = 1; tiles < kMostTiles; tiles *= 2) {
+    if (rows * columns * depth <= (tiles < kFewTiles ? kSmallestWork : kLargeWork)) {
+      break;
+    }
     if (std::max(rows, columns) >= 2 * kSmallestSide) {
       std::int64_t& longer = rows > columns ? rows : columns;
       longer = divide_up(longer, 2);

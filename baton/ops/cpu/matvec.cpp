@@ -29,7 +29,8 @@ struct MatvecTask {
   std::int64_t depth;    ///< D
   const void* weight_FD; ///< float or bfloat16
   std::int64_t weight_stride;
-  float* y_BF;              ///< without the bias
+  const void* bias_F;       ///< of the weight's type; may be null
+  void* y_BF;               ///< of the weight's type
   std::int64_t num_outputs; ///< F
 };
 
@@ -68,7 +69,7 @@ struct BFloat16Step {
   template <class D>
   struct Weights {
     using U = hn::RebindToUnsigned<D>;
-    Weights(D d, const hwy::bfloat16_t* from) {
+    Weights(D d, const at::BFloat16* from) {
       const U u;
       const auto pairs = hn::LoadU(u, reinterpret_cast<const std::uint32_t*>(from));
       even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
@@ -85,13 +86,6 @@ struct BFloat16Step {
 template <class Weight>
 using StepOf = std::conditional_t<std::is_same_v<Weight, float>, FloatStep, BFloat16Step>;
 
-inline float wide(float value) {
-  return value;
-}
-inline float wide(hwy::bfloat16_t value) {
-  return hwy::F32FromBF16(value);
-}
-
 /// Products of kRows rows of x with kStreams weight rows, `gap` rows apart. Memory delivers several
 /// streams that are read from end to end faster than one.
 template <int kRows, int kStreams, class Weight>
@@ -103,6 +97,8 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
   const std::int64_t stride = gap * task.weight_stride;
   const float* x_BD = task.x_BD + row * depth;
   const Weight* weight = static_cast<const Weight*>(task.weight_FD) + output * task.weight_stride;
+  const auto* bias = static_cast<const Weight*>(task.bias_F);
+  auto* y_BF = static_cast<Weight*>(task.y_BF);
   hn::Vec<decltype(d)> sums[kStreams][kRows];
   HWY_UNROLL(4)
   for (int s = 0; s < kStreams; ++s) {
@@ -128,9 +124,13 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
     for (int r = 0; r < kRows; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(d, sums[s][r]));
       for (std::int64_t j = i; j < depth; ++j) {
-        sum += wide(weight[s * stride + j]) * x_BD[r * depth + Step::place(j, depth)];
+        sum += static_cast<float>(weight[s * stride + j]) * x_BD[r * depth + Step::place(j, depth)];
       }
-      task.y_BF[(row + r) * task.num_outputs + output + s * gap] = sum;
+      const std::int64_t to = output + s * gap;
+      if (bias != nullptr) {
+        sum += static_cast<float>(bias[to]);
+      }
+      y_BF[(row + r) * task.num_outputs + to] = static_cast<Weight>(sum);
     }
   }
 }
@@ -171,7 +171,24 @@ void matvec_float(const MatvecTask& task, std::int64_t first, std::int64_t last)
 }
 
 void matvec_bfloat16(const MatvecTask& task, std::int64_t first, std::int64_t last) {
-  matvec_outputs<hwy::bfloat16_t>(task, first, last);
+  matvec_outputs<at::BFloat16>(task, first, last);
+}
+
+/// A row of x as BFloat16Step reads it: values of even depths first, then the others.
+void place_bfloat16(const at::BFloat16* x, std::int64_t depth, float* out) {
+  const hn::ScalableTag<float> d;
+  const auto pairs_at_once = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t pairs = depth / 2;
+  float* odd = out + (depth + 1) / 2;
+  std::int64_t i = 0;
+  for (; i + pairs_at_once <= pairs; i += pairs_at_once) {
+    const BFloat16Step::Weights<decltype(d)> values(d, x + 2 * i);
+    hn::StoreU(values.even, d, out + i);
+    hn::StoreU(values.odd, d, odd + i);
+  }
+  for (std::int64_t j = 2 * i; j < depth; ++j) {
+    out[BFloat16Step::place(j, depth)] = static_cast<float>(x[j]);
+  }
 }
 
 } // namespace baton::ops::cpu::HWY_NAMESPACE
@@ -183,8 +200,9 @@ namespace {
 
 HWY_EXPORT(matvec_float);
 HWY_EXPORT(matvec_bfloat16);
+HWY_EXPORT(place_bfloat16);
 
-constexpr std::int64_t kBlockBytes = 64 << 10; // of weights, what an item reads
+constexpr std::int64_t kBlockBytes = 128 << 10; // of weights, what an item reads
 
 /// x as MatvecTask wants it.
 at::Tensor x_for_products(const at::Tensor& x_BD) {
@@ -194,13 +212,10 @@ at::Tensor x_for_products(const at::Tensor& x_BD) {
   const at::Tensor rows = x_BD.contiguous();
   at::Tensor x = at::empty(rows.sizes(), rows.options().dtype(at::kFloat));
   const std::int64_t depth = rows.size(1);
-  const at::BFloat16* from = rows.const_data_ptr<at::BFloat16>();
-  float* even = x.mutable_data_ptr<float>();
-  for (std::int64_t row = 0; row < rows.size(0); ++row, from += depth, even += depth) {
-    float* odd = even + (depth + 1) / 2;
-    for (std::int64_t i = 0; i < depth; ++i) {
-      (i % 2 == 0 ? even : odd)[i / 2] = static_cast<float>(from[i]);
-    }
+  const auto* from = rows.const_data_ptr<at::BFloat16>();
+  float* to = x.mutable_data_ptr<float>();
+  for (std::int64_t row = 0; row < rows.size(0); ++row) {
+    HWY_DYNAMIC_DISPATCH(place_bfloat16)(from + row * depth, depth, to + row * depth);
   }
   return x;
 }
@@ -209,33 +224,20 @@ at::Tensor matvec(
     const at::Tensor& x_BD,
     const at::Tensor& weight_FD,
     const std::optional<at::Tensor>& bias_F) {
-  const at::ScalarType dtype = x_BD.scalar_type();
-  TORCH_CHECK(
-      x_BD.dim() == 2 && weight_FD.dim() == 2 && x_BD.size(1) == weight_FD.size(1) &&
-          x_BD.size(0) <= kMatvecRows,
-      "matvec takes x [B, D] with B <= ",
-      kMatvecRows,
-      " and weight [F, D], got ",
-      x_BD.sizes(),
-      " and ",
-      weight_FD.sizes());
-  TORCH_CHECK(
-      (dtype == at::kFloat || dtype == at::kBFloat16) && weight_FD.scalar_type() == dtype,
-      "matvec takes float32 or bfloat16, the same for both, got ",
-      dtype,
-      " and ",
-      weight_FD.scalar_type());
+  check_matvec(x_BD, weight_FD, bias_F);
   const at::Tensor x = x_for_products(x_BD);
   const at::Tensor weight =
       weight_FD.stride(1) == 1 || weight_FD.size(1) == 1 ? weight_FD : weight_FD.contiguous();
-  at::Tensor y_BF = at::empty({x.size(0), weight.size(0)}, x.options());
+  const at::Tensor bias = bias_F ? bias_F->contiguous() : at::Tensor();
+  at::Tensor y_BF = at::empty({x.size(0), weight.size(0)}, x_BD.options());
   const MatvecTask task{
       x.const_data_ptr<float>(),
       x.size(0),
       x.size(1),
       weight.const_data_ptr(),
       weight.stride(0),
-      y_BF.mutable_data_ptr<float>(),
+      bias.defined() ? bias.const_data_ptr() : nullptr,
+      y_BF.mutable_data_ptr(),
       weight.size(0)};
   const std::int64_t row_bytes = std::max<std::int64_t>(1, x.size(1) * weight.element_size());
   const std::int64_t block = std::max<std::int64_t>(8, kBlockBytes / row_bytes / 8 * 8);
@@ -243,16 +245,13 @@ at::Tensor matvec(
   for_each_item(count, [&](std::int64_t item) {
     const std::int64_t first = item * block;
     const std::int64_t last = std::min(first + block, task.num_outputs);
-    if (dtype == at::kFloat) {
+    if (x_BD.scalar_type() == at::kFloat) {
       HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
     } else {
       HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, first, last);
     }
   });
-  if (bias_F) {
-    y_BF.add_(*bias_F);
-  }
-  return y_BF.to(dtype);
+  return y_BF;
 }
 
 } // namespace
