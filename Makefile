@@ -54,4 +54,4 @@ install: build
 	@cmake --install $(BATON_BUILD) --prefix $(PREFIX)
 
 clean:
-	rm -rf $(BATON_BUILD) build-clang build-sanitize build-fuzz
+	rm -rf $(BATON_BUILD) build-clang build-threads

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packed attention on the CPU: ATen's own kernel, one call for a sequence and a head.
+// Packed attention on the CPU: ATen's own kernel, one call for a sequence and a head. bf16 is
+// widened first: without bf16 units ATen's bf16 gradient is ten times as slow, and its bf16
+// products need not have the same bits on every thread.
 #include "baton/ops/attention.h"
 
 #include <algorithm>
@@ -116,19 +118,19 @@ std::tuple<at::Tensor, at::Tensor> attention(
   const at::Tensor k = with_contiguous_channels(k_THP);
   const at::Tensor v = with_contiguous_channels(v_THP);
   const std::vector<Span> spans = make_spans(q, k, starts_q_B1, starts_k_B1);
-  const Masks masks(spans, q.options());
+  const at::ScalarType dtype = at::toOpMathType(q.scalar_type());
+  const Masks masks(spans, q.options().dtype(dtype));
   const std::int64_t num_heads = q.size(1);
   const std::int64_t group = num_heads / k.size(1);
   at::Tensor out_THP = at::empty(q.sizes(), q.options());
-  at::Tensor log_sum_exp_HT =
-      at::empty({num_heads, q.size(0)}, q.options().dtype(at::toOpMathType(q.scalar_type())));
+  at::Tensor log_sum_exp_HT = at::empty({num_heads, q.size(0)}, q.options().dtype(dtype));
   for_each_item(static_cast<std::int64_t>(spans.size()) * num_heads, [&](std::int64_t item) {
     const Span& span = spans[item / num_heads];
     const std::int64_t head = item % num_heads;
     const auto [out, log_sum_exp] = at::cpu::_scaled_dot_product_flash_attention_for_cpu(
-        batch_of_one(q, span.first_q, span.num_q, head, 1),
-        batch_of_one(k, span.first_k, span.num_k, head / group, 1),
-        batch_of_one(v, span.first_k, span.num_k, head / group, 1),
+        batch_of_one(q, span.first_q, span.num_q, head, 1).to(dtype),
+        batch_of_one(k, span.first_k, span.num_k, head / group, 1).to(dtype),
+        batch_of_one(v, span.first_k, span.num_k, head / group, 1).to(dtype),
         /*dropout_p=*/0.0,
         /*is_causal=*/span.num_q == span.num_k,
         masks.of(span),
@@ -140,8 +142,7 @@ std::tuple<at::Tensor, at::Tensor> attention(
 }
 
 /// One sequence and one key head, with all query heads that read it: ATen gives the gradients of
-/// keys and values per query head, and their sum over the heads is taken here. bf16 is widened
-/// first: ATen's own bf16 gradient is ten times as slow where the processor has no bf16 units.
+/// keys and values per query head, and their sum over the heads is taken here.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& dout_THP,
     const at::Tensor& q_THP,

@@ -292,7 +292,7 @@ struct ConvStep {
     block.end = 1;
     block.out = y + first;
     convolve_block(block);
-    if (state != nullptr && before > 0) {
+    if (state != nullptr) {
       for (std::int64_t c = first; c < first + count; ++c) {
         State* inputs = state + c * before;
         for (std::int64_t k = 1; k < before; ++k) { // shorter than a call of memmove
@@ -315,7 +315,8 @@ void step_rows(
     const at::Tensor& y_BC) {
   const std::int64_t channels = x_BC.size(1);
   const std::int64_t blocks = (channels + kStepChannels - 1) / kStepChannels;
-  constexpr std::int64_t kGrain = 16; // blocks worth a thread
+  constexpr std::int64_t kGrain = 16;             // blocks worth a thread
+  const bool has_states = states_SCK.numel() > 0; // a width of 1 remembers nothing
   at::parallel_for(0, x_BC.size(0) * blocks, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
       const std::int64_t b = item / blocks;
@@ -325,7 +326,8 @@ void step_rows(
           x_BC.const_data_ptr<T>() + b * x_BC.stride(0),
           weight_CK.const_data_ptr<S>(),
           bias_C ? bias_C->const_data_ptr<S>() : nullptr,
-          slot < 0 ? nullptr : states_SCK.data_ptr<State>() + slot * states_SCK.stride(0),
+          slot < 0 || !has_states ? nullptr
+                                  : states_SCK.data_ptr<State>() + slot * states_SCK.stride(0),
           y_BC.mutable_data_ptr<T>() + b * channels,
           weight_CK.size(1),
           silu};

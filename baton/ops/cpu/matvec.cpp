@@ -239,7 +239,10 @@ at::Tensor matvec(
       bias.defined() ? bias.const_data_ptr() : nullptr,
       y_BF.mutable_data_ptr(),
       weight.size(0)};
-  const std::int64_t row_bytes = std::max<std::int64_t>(1, x.size(1) * weight.element_size());
+  if (x.size(1) == 0) {
+    return bias.defined() ? y_BF.copy_(bias.expand_as(y_BF)) : y_BF.zero_();
+  }
+  const std::int64_t row_bytes = x.size(1) * weight.element_size();
   const std::int64_t block = std::max<std::int64_t>(8, kBlockBytes / row_bytes / 8 * 8);
   const std::int64_t count = x.size(0) == 0 ? 0 : (weight.size(0) + block - 1) / block;
   for_each_item(count, [&](std::int64_t item) {
