@@ -315,7 +315,7 @@ void step_rows(
     const at::Tensor& y_BC) {
   const std::int64_t channels = x_BC.size(1);
   const std::int64_t blocks = (channels + kStepChannels - 1) / kStepChannels;
-  constexpr std::int64_t kGrain = 16;             // blocks worth a thread
+  constexpr std::int64_t kGrain = 4;              // blocks worth a thread
   const bool has_states = states_SCK.numel() > 0; // a width of 1 remembers nothing
   at::parallel_for(0, x_BC.size(0) * blocks, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
