@@ -14,7 +14,15 @@ std::optional<std::string> read_env(const EnvVariable& variable) {
 }
 
 const std::vector<EnvVariable>& env_variables() {
-  static const std::vector<EnvVariable> variables = {kEnvLog, kEnvProgress, kEnvThreads};
+  static const std::vector<EnvVariable> variables = {
+      kEnvLog,
+      kEnvProgress,
+      kEnvThreads,
+      kEnvKernelCache,
+      kEnvKernelCacheBytes,
+      kEnvCudaHome,
+      kEnvUserCache,
+      kEnvHome};
   return variables;
 }
 

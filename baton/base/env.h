@@ -28,6 +28,27 @@ inline constexpr EnvVariable kEnvThreads = {
     "one per core",
     "threads of the CPU operators; read by the OpenMP runtime"};
 
+inline constexpr EnvVariable kEnvKernelCache = {
+    "BATON_KERNEL_CACHE",
+    "baton/kernels in $XDG_CACHE_HOME, or in $HOME/.cache",
+    "folder of compiled GPU kernels, shared by all ranks and hosts that name it"};
+inline constexpr EnvVariable kEnvKernelCacheBytes = {
+    "BATON_KERNEL_CACHE_BYTES",
+    "2147483648",
+    "bytes that folder may hold; the kernels used longest ago go first"};
+inline constexpr EnvVariable kEnvCudaHome = {
+    "CUDA_HOME",
+    "wherever the system finds it",
+    "CUDA toolkit whose kernel compiler (NVRTC) is used when no wheel brings one"};
+inline constexpr EnvVariable kEnvUserCache = {
+    "XDG_CACHE_HOME",
+    "$HOME/.cache",
+    "where caches of this user are kept"};
+inline constexpr EnvVariable kEnvHome = {
+    "HOME",
+    "none: compiled kernels stay in memory",
+    "home folder of this user"};
+
 /// The value of a variable, or none if it is unset or empty.
 std::optional<std::string> read_env(const EnvVariable& variable);
 

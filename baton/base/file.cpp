@@ -85,7 +85,10 @@ std::string read_file(const std::string& path) {
   }
 }
 
-FileWriter::FileWriter(std::string path) : path_(std::move(path)) {
+FileWriter::FileWriter(const std::string& path)
+    : FileWriter(path, path + ".tmp." + std::to_string(getpid())) {}
+
+FileWriter::FileWriter(std::string path, const std::string& aside) : path_(std::move(path)) {
   struct stat status {};
   const bool exists = stat(path_.c_str(), &status) == 0;
   if (exists && S_ISDIR(status.st_mode)) {
@@ -93,7 +96,7 @@ FileWriter::FileWriter(std::string path) : path_(std::move(path)) {
   }
   // A device or pipe is written to; a file beside it must not take its place.
   const bool replaces = !exists || S_ISREG(status.st_mode);
-  aside_ = replaces ? path_ + ".tmp." + std::to_string(getpid()) : "";
+  aside_ = replaces ? aside : "";
   descriptor_ = replaces ? open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)
                          : open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) {

@@ -17,7 +17,10 @@ std::string read_file(const std::string& path);
 /// the disk is full or fails, Error when the path cannot be written to.
 class FileWriter {
  public:
-  explicit FileWriter(std::string path);
+  explicit FileWriter(const std::string& path);
+  /// Writes to `aside` until the commit, for a folder whose readers must see finished files only.
+  /// Both are on one file system, and no other writer uses `aside`.
+  FileWriter(std::string path, const std::string& aside);
   ~FileWriter();
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
