@@ -36,6 +36,7 @@ std::string include_folder_of(const NvrtcLibrary& nvrtc) {
 
 std::vector<const char*> pointers_to(const std::vector<std::string>& texts) {
   std::vector<const char*> pointers;
+  pointers.reserve(texts.size());
   for (const std::string& text : texts) {
     pointers.push_back(text.c_str());
   }
