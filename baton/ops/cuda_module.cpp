@@ -13,16 +13,22 @@ std::string last_dl_error() {
   return message == nullptr ? "unknown error" : message;
 }
 
-CudaModuleStatus open_cuda_module() {
+struct CudaModule {
   CudaModuleStatus status;
+  int (*device_count)() = nullptr;
+};
+
+CudaModule open_cuda_module() {
+  CudaModule opened;
+  CudaModuleStatus& status = opened.status;
   if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) == nullptr) {
     status.reason = "no NVIDIA driver: " + last_dl_error();
-    return status;
+    return opened;
   }
   Dl_info self{};
   if (dladdr(reinterpret_cast<const void*>(&cuda_module_status), &self) == 0) {
     status.reason = "the operator library cannot find its own path";
-    return status;
+    return opened;
   }
   std::string path = self.dli_fname;
   const std::size_t slash = path.rfind('/');
@@ -31,16 +37,20 @@ CudaModuleStatus open_cuda_module() {
   void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (module == nullptr) {
     status.reason = last_dl_error();
-    return status;
+    return opened;
   }
-  const auto count = reinterpret_cast<int (*)()>(dlsym(module, "baton_cuda_device_count"));
-  if (count == nullptr) {
+  opened.device_count = reinterpret_cast<int (*)()>(dlsym(module, "baton_cuda_device_count"));
+  if (opened.device_count == nullptr) {
     status.reason = path + " is not Baton's CUDA module";
-    return status;
+    return opened;
   }
   status.open = true;
-  status.device_count = count();
-  return status;
+  return opened;
+}
+
+const CudaModule& cuda_module() {
+  static const CudaModule module = open_cuda_module();
+  return module;
 }
 
 [[maybe_unused]] const CudaModuleStatus& kOpenedAtLoad = cuda_module_status();
@@ -48,8 +58,11 @@ CudaModuleStatus open_cuda_module() {
 } // namespace
 
 const CudaModuleStatus& cuda_module_status() {
-  static const CudaModuleStatus status = open_cuda_module();
-  return status;
+  return cuda_module().status;
+}
+
+int cuda_device_count() {
+  return cuda_module_status().open ? cuda_module().device_count() : 0;
 }
 
 } // namespace baton::ops

@@ -6,7 +6,7 @@
 
 #include "baton/ops/cuda_module.h"
 
-/// Handed to `cuda_module_device_count`, which looks this name up in the opened module.
+/// Handed to `cuda_device_count`, which looks this name up in the opened module.
 extern "C" int baton_cuda_device_count() {
   return static_cast<int>(c10::cuda::device_count());
 }

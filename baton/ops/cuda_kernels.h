@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels of the CUDA operators, by name: what a launch asks for, and what a build checks
+// without a GPU.
+#pragma once
+
+#include <vector>
+
+#include <c10/core/ScalarType.h>
+
+#include "baton/jit/kernel_store.h"
+
+namespace baton::ops {
+
+/// Threads of a block of the kernels on rows, and of a warp (as in rows.cuh).
+inline constexpr unsigned kRowThreads = 256;
+inline constexpr unsigned kWarpThreads = 32;
+
+/// Kernels of rms_norm.cu for activations and a weight of these types, `pack` neighbours at a time:
+/// 1, or as many as 16 bytes hold of the activations.
+struct RmsNormKernels {
+  jit::KernelSpec forward;
+  jit::KernelSpec backward;
+  jit::KernelSpec sum_partials;
+};
+RmsNormKernels
+rms_norm_kernels(c10::ScalarType activation, c10::ScalarType weight, std::int64_t pack);
+
+/// A kernel and the registers of a thread that it may take at most.
+struct KernelBudget {
+  jit::KernelSpec spec;
+  int registers = 0;
+};
+
+/// Every kernel that an operator may launch.
+std::vector<KernelBudget> all_kernels();
+
+} // namespace baton::ops
