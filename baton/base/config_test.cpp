@@ -165,6 +165,29 @@ TEST(Config, BadSyntaxNamesFileAndLine) {
   }
 }
 
+std::string utf8(std::uint32_t character) {
+  std::string bytes;
+  const int tails = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;
+  const std::uint32_t lead = 0xFFU << (7 - tails) & 0xFFU;
+  bytes += static_cast<char>(lead | (character >> (6 * tails)));
+  for (int tail = tails - 1; tail >= 0; --tail) {
+    bytes += static_cast<char>(0x80U | (character >> (6 * tail) & 0x3FU));
+  }
+  return bytes;
+}
+
+TEST(Config, NoCharacterOutsideTextIsTaken) {
+  // All of Unicode in steps that meet each of the blocks that a parser may treat by itself.
+  for (std::uint32_t character = 0xA1; character < 0x110000; character += 61) {
+    if ((character >= 0xD800 && character < 0xE000) || character == 0x3000) {
+      continue; // surrogates are no characters; white space may stand there
+    }
+    const std::string message = toml_error("name = " + utf8(character) + "6");
+    EXPECT_EQ(message.rfind("recipe.toml:1: ", 0), 0U) << character << ": " << message;
+    EXPECT_EQ(toml_error("name = 'x' # " + utf8(character)), "") << character;
+  }
+}
+
 TEST(Config, FailedReadChangesNothing) {
   Recipe recipe;
   EXPECT_THROW(read_config(recipe, "name = 'new'\n[train]\nlr = 9", "recipe.toml"), Error);
