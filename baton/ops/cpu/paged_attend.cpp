@@ -14,6 +14,7 @@
 #include <hwy/foreach_target.h>
 
 // foreach_target.h comes first.
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
@@ -43,11 +44,47 @@ inline double wide(double value) {
   return value;
 }
 
+/// Where the keys and values of one tile lie.
 template <class T>
-const T* token_row(const PagedRows& rows, std::int64_t token) {
-  const std::int64_t page = rows.pages[token / rows.page_size];
-  return static_cast<const T*>(rows.data) + page * rows.page_stride +
-         token % rows.page_size * rows.token_stride;
+struct TileRows {
+  std::int64_t count = 0;
+  const T* keys[kTileKeys];
+  const T* values[kTileKeys];
+};
+
+template <class T>
+void find_rows(const PagedRows& rows, std::int64_t first, std::int64_t count, const T** found) {
+  const std::int32_t* page = rows.pages + first / rows.page_size;
+  std::int64_t token = first % rows.page_size;
+  for (std::int64_t i = 0; i < count; ++i) {
+    found[i] =
+        static_cast<const T*>(rows.data) + *page * rows.page_stride + token * rows.token_stride;
+    if (++token == rows.page_size) {
+      token = 0;
+      ++page;
+    }
+  }
+}
+
+/// Finds a tile and asks memory for it. Rows of one head lie apart, which no processor foresees.
+template <class Sum, class T>
+TileRows<T> fetch_tile(const PagedTask<Sum>& task, std::int64_t first) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  TileRows<T> tile;
+  tile.count = std::min(kTileKeys, task.last_key - first);
+  if (tile.count <= 0) {
+    return tile; // behind the last one
+  }
+  find_rows(task.keys, first, tile.count, tile.keys);
+  find_rows(task.values, first, tile.count, tile.values);
+  for (const T* const* rows : {tile.keys, tile.values}) {
+    for (std::int64_t key = 0; key < tile.count; ++key) {
+      for (std::int64_t i = 0; i < task.channels; i += kLine) {
+        hwy::Prefetch(rows[key] + i);
+      }
+    }
+  }
+  return tile;
 }
 
 /// Scores of kRows rows with kKeys keys. The order of additions of a score does not depend on
@@ -201,30 +238,35 @@ void attend(const PagedTask<Sum>& task) {
   std::fill_n(task.sum_R, num_rows, Sum(0));
   std::fill_n(task.maximum_R, num_rows, -std::numeric_limits<Sum>::infinity());
   std::vector<Sum> scores(num_rows * kTileKeys);
-  const T* keys[kTileKeys];
-  const T* values[kTileKeys];
+  TileRows<T> next = fetch_tile<Sum, T>(task, task.first_key);
   for (std::int64_t first = task.first_key; first < task.last_key; first += kTileKeys) {
-    const std::int64_t num_keys = std::min(kTileKeys, task.last_key - first);
-    for (std::int64_t key = 0; key < num_keys; ++key) {
-      keys[key] = token_row<T>(task.keys, first + key);
-      values[key] = token_row<T>(task.values, first + key);
-    }
+    const TileRows<T> tile = next;
+    next = fetch_tile<Sum, T>(task, first + kTileKeys);
     std::int64_t row = 0;
     for (; row + 4 <= num_rows; row += 4) {
       score_rows<4>(
-          task.q_RP + row * channels, channels, keys, num_keys, scores.data() + row * kTileKeys);
+          task.q_RP + row * channels,
+          channels,
+          tile.keys,
+          tile.count,
+          scores.data() + row * kTileKeys);
     }
     for (; row < num_rows; ++row) {
       score_rows<1>(
-          task.q_RP + row * channels, channels, keys, num_keys, scores.data() + row * kTileKeys);
+          task.q_RP + row * channels,
+          channels,
+          tile.keys,
+          tile.count,
+          scores.data() + row * kTileKeys);
     }
     for (row = 0; row < num_rows; ++row) {
-      const std::int64_t seen = std::min(num_keys, task.visible_R[row] - first);
+      const std::int64_t seen = std::min(tile.count, task.visible_R[row] - first);
       if (seen > 0) {
         Sum* row_scores = scores.data() + row * kTileKeys;
         std::fill(row_scores + seen, row_scores + kTileKeys, -std::numeric_limits<Sum>::infinity());
         const Sum factor = soften(row_scores, task.maximum_R[row], task.sum_R[row]);
-        add_all_values(row_scores, values, seen, factor, channels, task.out_RP + row * channels);
+        add_all_values(
+            row_scores, tile.values, seen, factor, channels, task.out_RP + row * channels);
       }
     }
   }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -81,12 +80,6 @@ struct RowSums {
   Sum* sum_R;
   std::int64_t channels;
 
-  void clear(std::int64_t num_rows) const {
-    std::fill_n(out_RP, num_rows * channels, Sum(0));
-    std::fill_n(maximum_R, num_rows, -std::numeric_limits<Sum>::infinity());
-    std::fill_n(sum_R, num_rows, Sum(0));
-  }
-
   /// Brings both to the larger maximum and adds. Rows that `other` did not see stay as they are.
   void add(const RowSums& other, std::int64_t num_rows) const {
     for (std::int64_t row = 0; row < num_rows; ++row) {
@@ -138,49 +131,57 @@ PagedRows rows_of(
       pages.stride(1)};
 }
 
-/// The sums of one piece, split by split.
+/// What all pieces read.
 template <class Sum>
-void attend_piece(
-    const Piece& piece,
-    const at::Tensor& q_THP,
-    const at::Tensor& k_pages,
-    const at::Tensor& v_pages,
-    const PagedSequences& sequences,
-    Sum scale,
-    const RowSums<Sum>& total) {
-  const std::int64_t channels = q_THP.size(2);
-  const std::int64_t group = q_THP.size(1) / k_pages.size(2);
-  const std::int64_t num_rows = piece.num_tokens * group;
-  const at::Tensor q_RP = q_THP.narrow(0, piece.first_token, piece.num_tokens)
-                              .narrow(1, piece.key_head * group, group)
-                              .to(c10::CppTypeToScalarType<Sum>::value)
-                              .mul(static_cast<double>(scale))
-                              .contiguous();
-  const std::int64_t end = sequences.starts[piece.sequence + 1];
-  std::vector<std::int64_t> visible(num_rows);
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    visible[row] = sequences.lengths[piece.sequence] - (end - piece.first_token) + row / group + 1;
-  }
-  RowSumStorage<Sum> storage(num_rows, channels);
-  const RowSums<Sum> part = storage.at(0);
-  total.clear(num_rows);
-  for (std::int64_t split = piece.first_split; split < piece.last_split; ++split) {
+struct PagedInputs {
+  const at::Tensor& q_KTGP; ///< dense: key heads, tokens, their query heads, channels; scaled
+  const at::Tensor& k_pages;
+  const at::Tensor& v_pages;
+  const PagedSequences& sequences;
+
+  /// The sums of one piece over one split of the keys.
+  void attend_split(
+      const Piece& piece,
+      const std::vector<std::int64_t>& visible_R,
+      std::int64_t split,
+      const RowSums<Sum>& sums) const {
+    const auto num_rows = static_cast<std::int64_t>(visible_R.size());
+    const std::int64_t row = (piece.key_head * q_KTGP.size(1) + piece.first_token) * q_KTGP.size(2);
     const PagedTask<Sum> task{
         rows_of(k_pages, sequences, piece.sequence, piece.key_head),
         rows_of(v_pages, sequences, piece.sequence, piece.key_head),
         split * kSplitKeys,
-        std::min((split + 1) * kSplitKeys, visible.back()),
+        std::min((split + 1) * kSplitKeys, visible_R.back()),
         num_rows,
-        channels,
-        q_RP.const_data_ptr<Sum>(),
-        visible.data(),
-        part.out_RP,
-        part.maximum_R,
-        part.sum_R};
+        sums.channels,
+        q_KTGP.const_data_ptr<Sum>() + row * sums.channels,
+        visible_R.data(),
+        sums.out_RP,
+        sums.maximum_R,
+        sums.sum_R};
     paged_attend(task, k_pages.scalar_type());
-    total.add(part, num_rows);
   }
-}
+
+  /// The sums of one piece, split by split.
+  void attend(const Piece& piece, const RowSums<Sum>& total) const {
+    const std::int64_t group = q_KTGP.size(2);
+    const std::int64_t num_rows = piece.num_tokens * group;
+    const std::int64_t end = sequences.starts[piece.sequence + 1];
+    std::vector<std::int64_t> visible_R(num_rows);
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      visible_R[row] =
+          sequences.lengths[piece.sequence] - (end - piece.first_token) + row / group + 1;
+    }
+    attend_split(piece, visible_R, piece.first_split, total);
+    if (piece.first_split + 1 < piece.last_split) {
+      RowSumStorage<Sum> storage(num_rows, total.channels);
+      for (std::int64_t split = piece.first_split + 1; split < piece.last_split; ++split) {
+        attend_split(piece, visible_R, split, storage.at(0));
+        total.add(storage.at(0), num_rows);
+      }
+    }
+  }
+};
 
 template <class T>
 at::Tensor run(
@@ -200,10 +201,14 @@ at::Tensor run(
   }
   const Plan plan = make_plan(sequences, k_pages.size(2), group);
   RowSumStorage<Sum> storage(plan.num_rows, channels);
+  const at::Tensor q_KTGP = q_THP.unflatten(1, {k_pages.size(2), group})
+                                .transpose(0, 1)
+                                .to(c10::CppTypeToScalarType<Sum>::value)
+                                .mul(static_cast<Sum>(scale))
+                                .contiguous();
+  const PagedInputs<Sum> inputs{q_KTGP, k_pages, v_pages, sequences};
   for_each_item(static_cast<std::int64_t>(plan.pieces.size()), [&](std::int64_t i) {
-    const Piece& piece = plan.pieces[i];
-    attend_piece<Sum>(
-        piece, q_THP, k_pages, v_pages, sequences, static_cast<Sum>(scale), storage.at(piece.row));
+    inputs.attend(plan.pieces[i], storage.at(plan.pieces[i].row));
   });
   for_each_item(static_cast<std::int64_t>(plan.blocks.size()) - 1, [&](std::int64_t block) {
     const Piece& piece = plan.pieces[plan.blocks[block]];
