@@ -11,6 +11,7 @@ void add_completion_command(CLI::App& app); ///< baton completion
 void add_data_command(CLI::App& app);       ///< baton data
 void add_eval_command(CLI::App& app);       ///< baton eval
 void add_generate_command(CLI::App& app);   ///< baton generate
+void add_kernels_command(CLI::App& app);    ///< baton kernels
 void add_logits_command(CLI::App& app);     ///< baton logits
 void add_pattern_command(CLI::App& app);    ///< baton pattern
 void add_reference_command(CLI::App& app);  ///< baton reference

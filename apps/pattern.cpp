@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/table.h"
 #include "baton/base/error.h"
 
 namespace baton {
@@ -102,25 +103,6 @@ std::string ranges(const std::vector<std::int64_t>& numbers) {
     begin = end;
   }
   return text;
-}
-
-// Columns as wide as their widest entry; the last one is not padded.
-void print_table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> widths(rows.front().size());
-  for (const std::vector<std::string>& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      widths[i] = std::max(widths[i], row[i].size());
-    }
-  }
-  for (const std::vector<std::string>& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      line += "  " + row[i];
-      line.append(i + 1 < row.size() ? widths[i] - row[i].size() : 0, ' ');
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    std::printf("%s\n", line.c_str());
-  }
 }
 
 void print_for_people(const LayerPattern& pattern, const std::vector<PipelineStage>& stages) {

@@ -46,7 +46,10 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   std::size_t best = limit + 1;
   std::string nearest;
   for (const std::string& candidate : known) {
-    std::size_t distance = edit_distance(name, candidate);
+    // Lengths tell of most names that they are too far away, without the quadratic look.
+    const std::size_t longer = std::max(name.size(), candidate.size());
+    const std::size_t apart = longer - std::min(name.size(), candidate.size());
+    std::size_t distance = apart < best ? edit_distance(name, candidate) : best;
     if (last_part(candidate) == last_part(name)) {
       distance = std::min(distance, limit);
     }

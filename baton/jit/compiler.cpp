@@ -121,6 +121,25 @@ Compiler::Compiler()
       version_(version_of(nvrtc_)),
       include_folder_(include_folder_of(nvrtc_)) {}
 
+void Compiler::check_arch(const std::string& arch) const {
+  int count = 0;
+  nvrtc_.num_archs(&count);
+  std::vector<int> numbers(static_cast<std::size_t>(count));
+  nvrtc_.archs(numbers.data());
+  std::string known;
+  for (const int number : numbers) {
+    const std::string name = "sm_" + std::to_string(number);
+    // A letter stands for what one generation alone has: sm_90a.
+    const std::string feature =
+        arch.substr(0, name.size()) == name ? arch.substr(name.size()) : "-";
+    if (feature.empty() || feature == "a" || feature == "f") {
+      return;
+    }
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  throw Error("unknown architecture \"" + arch + "\", this NVRTC compiles for " + known);
+}
+
 CompiledKernel Compiler::compile(const CompileRequest& request) const {
   std::vector<std::string> options = request.options;
   options.push_back("--gpu-architecture=" + request.arch);

@@ -21,6 +21,9 @@ class Compiler {
   /// then NVRTC's log.
   CompiledKernel compile(const CompileRequest& request) const;
 
+  /// Throws Error, naming those that there are, for an architecture that this NVRTC does not know.
+  void check_arch(const std::string& arch) const;
+
   /// All that this compiler's output may depend on besides a request, for the cache's key.
   const std::string& compiler_version() const { return version_; }
 

@@ -147,6 +147,15 @@ TEST_F(CompilerTest, UnknownArchitecturesEntriesAndHeadersAreRefused) {
   EXPECT_NE(error_of(request).find("baton/ops/cuda/sum.cuh"), std::string::npos);
 }
 
+TEST_F(CompilerTest, KnowsItsArchitectures) {
+  for (const char* arch : {"sm_80", "sm_90", "sm_90a"}) {
+    EXPECT_NO_THROW(compiler_->check_arch(arch)) << arch;
+  }
+  for (const char* arch : {"", "sm_", "sm_17", "sm_9", "sm_90b", "sm_900", "SM_90", "../sm_90"}) {
+    EXPECT_THROW(compiler_->check_arch(arch), Error) << arch;
+  }
+}
+
 TEST_F(CompilerTest, ThreadsCompileAtOnce) {
   std::vector<std::string> cubins(4);
   std::vector<std::thread> threads;

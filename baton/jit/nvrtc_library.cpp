@@ -116,6 +116,8 @@ NvrtcLibrary open_nvrtc() {
   void* library = find_library();
   NvrtcLibrary nvrtc;
   find_function(library, "nvrtcVersion", nvrtc.version);
+  find_function(library, "nvrtcGetNumSupportedArchs", nvrtc.num_archs);
+  find_function(library, "nvrtcGetSupportedArchs", nvrtc.archs);
   find_function(library, "nvrtcGetErrorString", nvrtc.error_text);
   find_function(library, "nvrtcCreateProgram", nvrtc.create);
   find_function(library, "nvrtcDestroyProgram", nvrtc.destroy);

@@ -12,6 +12,8 @@ namespace baton::jit {
 /// a program a pointer.
 struct NvrtcLibrary {
   int (*version)(int* major, int* minor) = nullptr;
+  int (*num_archs)(int* count) = nullptr;
+  int (*archs)(int* numbers) = nullptr; ///< 90 for sm_90 and sm_90a
   const char* (*error_text)(int result) = nullptr;
   int (*create)(
       void** program,

@@ -30,6 +30,10 @@ std::string type_name(c10::ScalarType type) {
 
 } // namespace
 
+std::int64_t widest_pack(c10::ScalarType activation) {
+  return kPackBytes / static_cast<std::int64_t>(c10::elementSize(activation));
+}
+
 RmsNormKernels
 rms_norm_kernels(c10::ScalarType activation, c10::ScalarType weight, std::int64_t pack) {
   const std::string source = "baton/ops/cuda/rms_norm.cu";
@@ -52,8 +56,7 @@ std::vector<KernelBudget> all_kernels() {
         std::pair(kFloat, kFloat),
         std::pair(kBFloat16, kBFloat16),
         std::pair(kBFloat16, kFloat)}) {
-    const auto widest = kPackBytes / static_cast<std::int64_t>(c10::elementSize(activation));
-    for (const std::int64_t pack : {std::int64_t{1}, widest}) {
+    for (const std::int64_t pack : {std::int64_t{1}, widest_pack(activation)}) {
       const RmsNormKernels norm = rms_norm_kernels(activation, weight, pack);
       kernels.push_back({norm.forward, kForManyBlocks});
       kernels.push_back({norm.backward, kForFewerBlocks});

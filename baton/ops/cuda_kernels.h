@@ -15,8 +15,12 @@ namespace baton::ops {
 inline constexpr unsigned kRowThreads = 256;
 inline constexpr unsigned kWarpThreads = 32;
 
+/// Neighbours that a thread of the kernels on rows reads and writes at once where rows allow it: as
+/// many as 16 bytes hold.
+std::int64_t widest_pack(c10::ScalarType activation);
+
 /// Kernels of rms_norm.cu for activations and a weight of these types, `pack` neighbours at a time:
-/// 1, or as many as 16 bytes hold of the activations.
+/// 1 or widest_pack().
 struct RmsNormKernels {
   jit::KernelSpec forward;
   jit::KernelSpec backward;

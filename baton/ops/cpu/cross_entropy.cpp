@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross entropy on the CPU: a block of logits at a time, turned into its own gradient in place.
+#include "baton/ops/cpu/highway_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/cross_entropy.cpp"
 

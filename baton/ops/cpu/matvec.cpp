@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Few rows times a weight, at the speed at which memory delivers the weight.
+#include "baton/ops/cpu/highway_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/matvec.cpp"
 

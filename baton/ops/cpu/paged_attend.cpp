@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "baton/ops/cpu/paged_attend.cpp"
-
 #include "baton/ops/cpu/paged_attend.h"
 
 #include <algorithm>
@@ -11,6 +8,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "baton/ops/cpu/highway_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "baton/ops/cpu/paged_attend.cpp"
 #include <hwy/foreach_target.h>
 
 // foreach_target.h comes first.
@@ -48,8 +49,8 @@ inline double wide(double value) {
 template <class T>
 struct TileRows {
   std::int64_t count = 0;
-  const T* keys[kTileKeys];
-  const T* values[kTileKeys];
+  const T* keys[kTileKeys] = {};
+  const T* values[kTileKeys] = {};
 };
 
 template <class T>

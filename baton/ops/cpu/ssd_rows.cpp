@@ -5,6 +5,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "baton/ops/cpu/ssd_rows.cpp"
 // clang-format off
+#include "baton/ops/cpu/highway_targets.h"
 #include <hwy/foreach_target.h>  // must stand before the other headers of Highway
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>

@@ -16,14 +16,13 @@
 namespace baton::ops::cuda {
 namespace {
 
-constexpr std::int64_t kPackBytes = 16;
 // Blocks that share the rows of a gradient: enough for any device, and the same on each, since the
 // order of the sums follows from their number.
 constexpr std::int64_t kMostBlocks = 528;
 constexpr std::int64_t kMostSharedBytes = 160 << 10; // of a block, what sm_80 has
 
-std::int64_t widest_pack(const at::Tensor& x, const at::Tensor& weight_D) {
-  const std::int64_t pack = kPackBytes / x.element_size();
+std::int64_t pack_for(const at::Tensor& x, const at::Tensor& weight_D) {
+  const std::int64_t pack = widest_pack(x.scalar_type());
   return packs_fit(x, pack) && packs_fit(weight_D, pack) ? pack : 1;
 }
 
@@ -44,7 +43,7 @@ at::Tensor rms_norm_cuda(const at::Tensor& x, const at::Tensor& weight, double e
     return y;
   }
   const RmsNormKernels kernels =
-      rms_norm_kernels(x.scalar_type(), weight.scalar_type(), widest_pack(x_TD, weight_D));
+      rms_norm_kernels(x.scalar_type(), weight.scalar_type(), pack_for(x_TD, weight_D));
   const Launcher launcher(x);
   launcher.launch(
       kernels.forward,
@@ -86,7 +85,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cuda(
       kMostSharedBytes / partials.element_size(),
       " channels, got ",
       channels);
-  const std::int64_t widest = widest_pack(x_TD, weight_D);
+  const std::int64_t widest = pack_for(x_TD, weight_D);
   const RmsNormKernels kernels = rms_norm_kernels(
       x.scalar_type(), weight.scalar_type(), packs_fit(dy_TD, widest) ? widest : 1);
   const Launcher launcher(x);
