@@ -8,6 +8,7 @@
 
 #include "baton/base/error.h"
 #include "baton/base/log.h"
+#include "baton/checkpoint/hf/model_folder.h"
 #include "baton/checkpoint/load.h"
 
 namespace baton {
@@ -19,8 +20,17 @@ LoadedModel load_model(const std::string& path, const std::string& device, int t
   if (device == "cuda" && !at::hasCUDA()) {
     throw Error("--device cuda: no CUDA device can be used here");
   }
-  const checkpoint::Checkpoint found = checkpoint::resolve_model(path, log_warning);
   LoadedModel loaded;
+  if (checkpoint::hf::is_model_folder(path)) {
+    const checkpoint::hf::ModelFolder folder(path);
+    loaded.recipe.model = folder.model_config();
+    loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
+    loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
+    folder.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
+    loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
+    return loaded;
+  }
+  const checkpoint::Checkpoint found = checkpoint::resolve_model(path, log_warning);
   loaded.recipe = train::parse_recipe(found.recipe(), found.folder().string() + "/recipe.toml");
   loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
   loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));

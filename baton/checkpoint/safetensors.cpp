@@ -160,7 +160,8 @@ FileRecord write_safetensors(
   std::unordered_map<std::string_view, const at::Tensor*> by_name;
   for (const NamedTensor& named : tensors) {
     const at::IntArrayRef shape = named.tensor.sizes();
-    entries.push_back({named.name, stored_dtype(named.tensor.scalar_type()), shape.vec()});
+    const at::ScalarType dtype = named.dtype.value_or(named.tensor.scalar_type());
+    entries.push_back({named.name, stored_dtype(dtype), shape.vec()});
     by_name.emplace(named.name, &named.tensor);
   }
   SafetensorsHeader header = place_tensors(std::move(entries));
@@ -168,7 +169,10 @@ FileRecord write_safetensors(
   CheckedFileWriter file(path);
   file.write(serialise_safetensors_header(header));
   for (const StoredTensor& stored : header.tensors) {
-    const at::Tensor dense = by_name.at(stored.name)->detach().to(at::kCPU).contiguous();
+    const at::Tensor dense = by_name.at(stored.name)
+                                 ->detach()
+                                 .to(at::kCPU, scalar_type(stored.dtype))
+                                 .contiguous();
     file.write(dense.const_data_ptr(), static_cast<std::size_t>(stored.end - stored.begin));
   }
   return file.commit();

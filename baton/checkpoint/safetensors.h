@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -70,6 +71,7 @@ class SafetensorsFile {
 struct NamedTensor {
   std::string name;
   at::Tensor tensor;
+  std::optional<at::ScalarType> dtype{}; ///< of the file; the tensor's own by default
 };
 
 /// Writes a file whole or not at all, synced, one tensor at a time; tensors may lie on any device

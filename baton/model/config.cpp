@@ -25,6 +25,7 @@ nn::LayerConfig ModelConfig::layer_config(std::int64_t num_layers) const {
       .dtype = scalar_type(),
       .norm_eps = norm_eps,
       .dropout = dropout,
+      .residual_multiplier = residual_multiplier,
       .start_deviation = start_deviation,
       .output_start_scale = output_scale,
       .mamba = mamba,

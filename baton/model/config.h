@@ -19,6 +19,9 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   double dropout = 0.0;
   bool residual_fp32 = false;
+  double embedding_multiplier = 1.0;
+  double residual_multiplier = 1.0;
+  double logits_divisor = 1.0;
   double start_deviation = 0.02;
   std::string output_start = "1/sqrt(2*layers)";
   nn::Mamba2Config mamba;
@@ -35,6 +38,13 @@ struct ModelConfig {
     v.field("norm_eps", norm_eps, "added to the mean square in norms", Range{0.0, 1.0});
     v.field("dropout", dropout, "on what each layer adds to the hidden states", Range{0.0, 0.99});
     v.field("residual_fp32", residual_fp32, "keep the residual stream in fp32");
+    v.field("embedding_multiplier", embedding_multiplier, "on the embeddings", Range{-1e6, 1e6});
+    v.field(
+        "residual_multiplier",
+        residual_multiplier,
+        "on what each layer adds to the hidden states",
+        Range{-1e6, 1e6});
+    v.field("logits_divisor", logits_divisor, "divides the logits", Range{1e-6, 1e6});
     v.field("start_deviation", start_deviation, "of matrices at the start", Range{0.0, 10.0});
     v.field(
         "output_start",

@@ -44,7 +44,7 @@ HybridModel::HybridModel(const ModelConfig& config)
       stack_(make_stack(config_, store_)),
       head_(
           vocabulary_options(config_),
-          config_.norm_eps,
+          {.norm_eps = config_.norm_eps, .logits_divisor = config_.logits_divisor},
           config_.tied ? &embedding_ : nullptr,
           store_) {}
 
@@ -56,6 +56,9 @@ at::Tensor HybridModel::hidden(const at::Tensor& tokens_T, const nn::StepContext
       " tokens, the batch ",
       tokens_T.sizes());
   at::Tensor hidden_TD = embedding_(tokens_T);
+  if (config_.embedding_multiplier != 1.0) {
+    hidden_TD = hidden_TD * config_.embedding_multiplier;
+  }
   if (config_.residual_fp32) {
     hidden_TD = hidden_TD.to(at::promote_types(hidden_TD.scalar_type(), at::kFloat));
   }

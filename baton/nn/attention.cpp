@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/attention.h"
 
-#include <cmath>
-
 #include <ATen/ATen.h>
 
 #include "baton/ops/attention.h"
@@ -70,9 +68,7 @@ Attention::Attention(const SublayerArguments& arguments)
     : config_(arguments.config.attention),
       norm_eps_(arguments.config.norm_eps),
       dtype_(arguments.config.dtype),
-      scale_(
-          config_.scale > 0.0 ? config_.scale
-                              : 1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+      scale_(config_.score_scale()),
       name_(arguments.layer_name + ".attention"),
       q_proj_(head_projection(arguments, "q_proj", config_.num_heads), arguments.store),
       k_proj_(head_projection(arguments, "k_proj", config_.num_kv_heads), arguments.store),

@@ -2,6 +2,7 @@
 // Sizes and options of the layers, as a recipe's `model` section gives them.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -30,6 +31,7 @@ struct Mamba2Config {
   bool conv_bias = true;
   bool bias = false;
   bool norm = true;
+  std::int64_t norm_groups = 0;
   bool gate_first = true;
   bool d_per_channel = false;
   double dt_min = 0.0;
@@ -41,10 +43,11 @@ struct Mamba2Config {
   double a_start_max = 16.0;
 
   std::int64_t inner() const { return num_heads * head_dim; }
+  std::int64_t norm_group_count() const { return norm_groups == 0 ? num_groups : norm_groups; }
   MixerFrameConfig frame() const {
     return {
         .inner = inner(),
-        .group_size = inner() / num_groups,
+        .group_size = inner() / norm_group_count(),
         .norm = norm,
         .gate_first = gate_first,
         .bias = bias};
@@ -60,6 +63,11 @@ struct Mamba2Config {
     v.field("conv_bias", conv_bias, "bias in the convolution");
     v.field("bias", bias, "biases in in_proj and out_proj");
     v.field("norm", norm, "gated norm on the scan's output; false gates without a norm");
+    v.field(
+        "norm_groups",
+        norm_groups,
+        "groups of channels with a mean square of their own; 0 takes num_groups",
+        Range{0, 1 << 20});
     v.field(
         "gate_first", gate_first, "gate before the norm, as Mamba-2 does; false gates after it");
     v.field("d_per_channel", d_per_channel, "D per channel instead of per head");
@@ -128,6 +136,11 @@ struct AttentionConfig {
   double dropout = 0.0;
   RotaryOptions rotary;
 
+  /// `scale` with its default spelled out.
+  double score_scale() const {
+    return scale > 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(head_dim));
+  }
+
   template <class V>
   void visit(V& v) {
     v.field("num_heads", num_heads, "query heads", Range{1, 1 << 20});
@@ -169,6 +182,7 @@ struct LayerConfig {
   at::ScalarType dtype = at::kFloat; ///< of parameters and activations
   double norm_eps = 1e-5;
   double dropout = 0.0;
+  double residual_multiplier = 1.0; ///< on what a layer adds to the hidden states
   double start_deviation = 0.02;
   double output_start_scale = 1.0; ///< factor on the deviation of projections into the residual
   Mamba2Config mamba;

@@ -12,6 +12,7 @@ Layer::Layer(char symbol, std::int64_t index, const LayerConfig& config, Paramet
     : name_("layers." + std::to_string(index)),
       norm_eps_(config.norm_eps),
       dropout_(config.dropout),
+      residual_multiplier_(config.residual_multiplier),
       norm_(store.declare(
           {.name = name_ + ".norm.weight",
            .shape = {config.width},
@@ -28,7 +29,7 @@ at::Tensor Layer::forward(const at::Tensor& hidden_TD, const StepContext& contex
   if (context.dropout && dropout_ > 0.0) {
     output_TD = ops::dropout(output_TD, context.random_key.with(name_), 0, dropout_);
   }
-  return hidden_TD + output_TD;
+  return at::add(hidden_TD, output_TD, residual_multiplier_);
 }
 
 } // namespace baton::nn

@@ -11,10 +11,10 @@ namespace baton::nn {
 
 LmHead::LmHead(
     const VocabularyOptions& options,
-    double norm_eps,
+    const LmHeadConfig& config,
     const Embedding* tied,
     ParameterStore& store)
-    : norm_eps_(norm_eps),
+    : config_(config),
       norm_(store.declare(
           {.name = "final_norm.weight",
            .shape = {options.width},
@@ -26,11 +26,15 @@ LmHead::LmHead(
                           : declare_vocabulary_matrix("lm_head.weight", options, store)) {}
 
 at::Tensor LmHead::norm(const at::Tensor& hidden_TD) const {
-  return ops::rms_norm(hidden_TD.to(norm_.value.scalar_type()), norm_.value, norm_eps_);
+  return ops::rms_norm(hidden_TD.to(norm_.value.scalar_type()), norm_.value, config_.norm_eps);
+}
+
+at::Tensor LmHead::divided(const at::Tensor& hidden_TD) const {
+  return config_.logits_divisor == 1.0 ? hidden_TD : hidden_TD / config_.logits_divisor;
 }
 
 at::Tensor LmHead::logits(const at::Tensor& hidden_TD) const {
-  return ops::linear(hidden_TD, weight_.value);
+  return ops::linear(divided(hidden_TD), weight_.value);
 }
 
 LossOutput LmHead::loss(
@@ -38,7 +42,7 @@ LossOutput LmHead::loss(
     const at::Tensor& labels_T,
     const std::optional<at::Tensor>& mask_T) const {
   const ops::CrossEntropyOutput output =
-      ops::cross_entropy(hidden_TD, weight_.value, labels_T, mask_T);
+      ops::cross_entropy(divided(hidden_TD), weight_.value, labels_T, mask_T);
   return {.loss_sum = output.loss_sum, .nll_T = output.nll_T};
 }
 

@@ -17,12 +17,17 @@ struct LossOutput {
   at::Tensor nll_T;    ///< negative log-likelihood of each token, 0 without a label; no gradient
 };
 
+struct LmHeadConfig {
+  double norm_eps = 1e-5;
+  double logits_divisor = 1.0;
+};
+
 class LmHead {
  public:
   /// `tied` is the embedding whose weights the head uses, or null for a matrix of its own.
   LmHead(
       const VocabularyOptions& options,
-      double norm_eps,
+      const LmHeadConfig& config,
       const Embedding* tied,
       ParameterStore& store);
 
@@ -40,7 +45,11 @@ class LmHead {
       const std::optional<at::Tensor>& mask_T) const;
 
  private:
-  double norm_eps_;
+  /// The hidden states whose product with the weights is the logits. Divided here and not behind
+  /// the product, so that the loss sees the same logits without holding them.
+  at::Tensor divided(const at::Tensor& hidden_TD) const;
+
+  LmHeadConfig config_;
   const Parameter& norm_;
   const Parameter& weight_;
 };

@@ -28,6 +28,12 @@ void check_config(const Mamba2Config& config) {
       " vs ",
       config.num_groups);
   TORCH_CHECK(
+      config.inner() % config.norm_group_count() == 0,
+      "model.mamba.norm_groups must divide num_heads * head_dim: ",
+      config.norm_group_count(),
+      " vs ",
+      config.inner());
+  TORCH_CHECK(
       config.dt_min <= config.dt_max,
       "model.mamba.dt_min must not exceed dt_max: ",
       config.dt_min,

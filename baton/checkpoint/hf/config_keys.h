@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kinds of config.json keys, for the families' tables.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "baton/checkpoint/hf/family.h"
+
+namespace baton::checkpoint::hf {
+
+using Config = model::ModelConfig;
+using IntegerMember = std::int64_t& (*)(Config&);
+using RealMember = double& (*)(Config&);
+using FlagMember = bool& (*)(Config&);
+using WordMember = std::string& (*)(Config&);
+
+/// Sizes up to 2^24 cover every model; larger ones are damage.
+inline constexpr Range kSize{1, 1 << 24};
+
+ConfigKey integer_key(
+    std::string name,
+    IntegerMember member,
+    std::optional<std::int64_t> fallback,
+    Range range = kSize);
+ConfigKey real_key(std::string name, RealMember member, double fallback, Range range);
+ConfigKey flag_key(std::string name, FlagMember member, bool fallback);
+
+/// A word of theirs for each of ours.
+ConfigKey word_key(
+    std::string name,
+    WordMember member,
+    std::vector<std::pair<std::string, std::string>> theirs_and_ours,
+    std::string fallback);
+
+/// A key of which only one value can be had here. Absent and null mean it too.
+ConfigKey fixed_key(std::string name, nlohmann::json value);
+
+/// A key that changes nothing about the model; a new config.json gets `value`.
+ConfigKey free_key(std::string name, nlohmann::json value);
+
+/// A key that others give already: it is known and, where `value` is not null, written.
+ConfigKey derived_key(std::string name, std::function<nlohmann::json(Config)> write);
+
+/// "time_step_limit": limits of dt.
+ConfigKey time_step_limit_key();
+
+/// Embedding, head and vocabulary, number type, start values: alike in all families.
+std::vector<ConfigKey> common_keys();
+
+/// Parts of tables, one behind the other.
+std::vector<ConfigKey> join(std::vector<std::vector<ConfigKey>> parts);
+
+/// The longest pattern that is read from a config.
+inline constexpr std::int64_t kMostLayers = 10000;
+
+/// The first layer of each block of a pattern: "M*" of "M-*-" with `rest` "-". Throws `Error` where
+/// a block is not one of the symbols `first` and then `rest`.
+std::string
+block_symbols(const std::string& pattern, const std::string& first, const std::string& rest);
+
+} // namespace baton::checkpoint::hf
