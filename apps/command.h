@@ -15,6 +15,7 @@ void add_kernels_command(CLI::App& app);    ///< baton kernels
 void add_logits_command(CLI::App& app);     ///< baton logits
 void add_pattern_command(CLI::App& app);    ///< baton pattern
 void add_reference_command(CLI::App& app);  ///< baton reference
+void add_tokenize_command(CLI::App& app);   ///< baton tokenize
 void add_train_command(CLI::App& app);      ///< baton train
 
 } // namespace baton

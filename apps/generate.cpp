@@ -30,9 +30,22 @@ struct GenerateArguments {
   bool json = false;
 };
 
-std::vector<std::int64_t> encode(const Tokenizer& tokenizer, const std::string& text) {
+std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const std::string& text) {
+  std::vector<std::int64_t> tokens;
+  if (tokenizer.beginning_of_text()) {
+    tokens.push_back(*tokenizer.beginning_of_text());
+  }
   const auto ids = tokenizer.encode(text);
-  return {ids.begin(), ids.end()};
+  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  return tokens;
+}
+
+std::vector<std::int64_t> end_tokens(const Tokenizer& tokenizer) {
+  std::vector<std::int64_t> tokens{tokenizer.end_of_document()};
+  if (tokenizer.end_of_text()) {
+    tokens.push_back(*tokenizer.end_of_text());
+  }
+  return tokens;
 }
 
 void print_json(
@@ -70,9 +83,9 @@ void run_generate(const GenerateArguments& arguments) {
     std::fwrite(prompt.data(), 1, prompt.size(), stdout);
   }
   engine.generate(
-      {{.prompt = encode(*loaded.tokenizer, prompt),
+      {{.prompt = encode_prompt(*loaded.tokenizer, prompt),
         .max_new_tokens = arguments.max_new_tokens,
-        .end_tokens = {loaded.tokenizer->end_of_document()},
+        .end_tokens = end_tokens(*loaded.tokenizer),
         .sampling = arguments.sampling}},
       [&](std::size_t, std::int64_t token) {
         tokens.push_back(token);

@@ -103,6 +103,7 @@ int run(int argc, char** argv) {
   baton::add_eval_command(app);
   baton::add_generate_command(app);
   baton::add_logits_command(app);
+  baton::add_tokenize_command(app);
   baton::add_pattern_command(app);
   baton::add_reference_command(app);
   baton::add_completion_command(app);

@@ -35,7 +35,14 @@ LoadedModel load_model(const std::string& path, const std::string& device, int t
   loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
   loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
   found.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
-  loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
+  // The checkpoint's own copy is there wherever the checkpoint is; the recipe's path may not be.
+  loaded.tokenizer = make_tokenizer(
+      find_tokenizer(found.folder().string()).value_or(loaded.recipe.data.tokenizer));
+  if (loaded.tokenizer->vocab_size() > loaded.model->config().vocabulary) {
+    throw Error(
+        loaded.tokenizer->name() + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +
+        " token ids, but the model " + std::to_string(loaded.model->config().vocabulary));
+  }
   return loaded;
 }
 

@@ -17,6 +17,7 @@ struct LoadedModel {
   std::unique_ptr<const Tokenizer> tokenizer;
 };
 
+/// The tokenizer is the one in the checkpoint's folder, or else the one that its recipe names.
 /// `threads` 0 takes all cores. Throws Error naming the file when there is no whole checkpoint.
 LoadedModel load_model(const std::string& path, const std::string& device, int threads);
 

@@ -140,6 +140,13 @@ void write_files(const CheckpointContents& contents, const fs::path& folder) {
   manifest.files[kTrainStateFile] =
       write_text(folder / kTrainStateFile, contents.train_state.dump(1) + "\n");
   manifest.files[kRecipeFile] = write_text(folder / kRecipeFile, contents.recipe);
+  if (!contents.tokenizer_files.empty()) {
+    make_folders((folder / "tokenizer").string());
+    for (const auto& [name, bytes] : contents.tokenizer_files) {
+      write_text(folder / "tokenizer" / name, bytes);
+    }
+    sync_folder((folder / "tokenizer").string());
+  }
   write_text(folder / kManifestFile, serialise_manifest(manifest));
 }
 

@@ -24,6 +24,8 @@ struct CheckpointContents {
   TensorMap optimizer_states; ///< by a name of the optimizer's choice
   nlohmann::json train_state; ///< whatever the trainer wants back
   std::string recipe;         ///< TOML text with every resolved value
+  /// Bytes by file name: copied into the subfolder "tokenizer", where find_tokenizer() looks.
+  std::map<std::string, std::string> tokenizer_files;
 };
 
 struct SaveOptions {

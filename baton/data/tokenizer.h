@@ -29,7 +29,10 @@ class Tokenizer {
   /// Ends an answer, for vocabularies that have such a token.
   virtual std::optional<std::int32_t> end_of_text() const = 0;
 
-  /// Token ids of a text, without special tokens.
+  /// Files that make_tokenizer() reads to make it again; none for what needs no file.
+  virtual std::vector<std::string> files() const { return {}; }
+
+  /// Token ids of a text; no special tokens are put around it. Those that it names are found in it.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
   /// The bytes that an id stands for, which may be part of a character. Empty for special tokens;
   /// U+FFFD for an id outside the vocabulary, which only the padding of an embedding can name.
@@ -37,6 +40,16 @@ class Tokenizer {
 
   /// The text of ids as valid UTF-8: bytes that form no character become U+FFFD.
   std::string decode(std::span<const std::int32_t> ids) const;
+
+  /// What is known on the way through the ids of one text.
+  class Decoding {
+   public:
+    virtual ~Decoding() = default;
+    virtual std::string push(std::int32_t id) = 0;
+    virtual std::string finish() = 0;
+  };
+  /// Joins the tokens' bytes, for vocabularies whose tokens do not depend on their neighbours.
+  virtual std::unique_ptr<Decoding> start_decoding() const;
 };
 
 /// One token a byte, and 256 for the end of a document: 257 ids, no training needed, any input.
@@ -53,8 +66,13 @@ class ByteTokenizer final : public Tokenizer {
   std::string token_bytes(std::int32_t id) const override;
 };
 
-/// Throws Error for a name that is not known, naming those that are.
+/// "byte", or the path of a tokenizer.json, of a SentencePiece .model file, or of a folder that
+/// holds one of them. Throws Error for another name and for a file that cannot be used.
 std::unique_ptr<const Tokenizer> make_tokenizer(const std::string& name);
+
+/// The tokenizer of a model's folder: its tokenizer.json, else its tokenizer.model or only .model
+/// file; in the folder itself or in its subfolder "tokenizer".
+std::optional<std::string> find_tokenizer(const std::string& folder);
 
 /// The rows of a model's embedding: the vocabulary rounded up to a multiple of 64, so that the
 /// matrix products have even sides (257 becomes 320). No data names the padding ids.
@@ -65,16 +83,15 @@ std::int64_t padded_vocab_size(std::int64_t vocab_size);
 class StreamingDecoder {
  public:
   /// `tokenizer` must outlive the decoder.
-  explicit StreamingDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  explicit StreamingDecoder(const Tokenizer& tokenizer) : decoding_(tokenizer.start_decoding()) {}
 
   /// The text that is complete with this id; often empty within a character.
-  std::string push(std::int32_t id);
+  std::string push(std::int32_t id) { return decoding_->push(id); }
   /// What is left at the end: U+FFFD for a character that was cut, or nothing.
-  std::string finish();
+  std::string finish() { return decoding_->finish(); }
 
  private:
-  const Tokenizer* tokenizer_;
-  std::string pending_; // the beginning of a character
+  std::unique_ptr<Tokenizer::Decoding> decoding_;
 };
 
 } // namespace baton

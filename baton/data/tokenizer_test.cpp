@@ -69,7 +69,28 @@ TEST(Tokenizer, SpecialAndForeignIds) {
 }
 
 TEST(Tokenizer, UnknownNamesAreRefused) {
-  EXPECT_EQ(error_of([] { make_tokenizer("bpe"); }), "unknown tokenizer \"bpe\"; known: byte");
+  EXPECT_EQ(
+      error_of([] { make_tokenizer("bpe"); }),
+      "unknown tokenizer \"bpe\"; known: byte, or the path of a tokenizer.json, of a .model file, or "
+      "of a folder with one");
+}
+
+TEST(Tokenizer, AFoldersTokenizerIsFound) {
+  const ScratchFolder folder;
+  EXPECT_FALSE(find_tokenizer(folder.path()));
+  EXPECT_FALSE(find_tokenizer(folder / "missing"));
+  EXPECT_NE(
+      error_of([&] { make_tokenizer(folder.path()); }).find("holds neither"), std::string::npos);
+  const std::string below = folder.write("tokenizer/tokenizer.json", "{}");
+  EXPECT_EQ(find_tokenizer(folder.path()), below);
+  const std::string model = folder.write("spiece.model", "");
+  EXPECT_EQ(find_tokenizer(folder.path()), model);
+  folder.write("other.model", "");
+  EXPECT_EQ(find_tokenizer(folder.path()), below);
+  const std::string named = folder.write("tokenizer.model", "");
+  EXPECT_EQ(find_tokenizer(folder.path()), named);
+  const std::string json = folder.write("tokenizer.json", "{}");
+  EXPECT_EQ(find_tokenizer(folder.path()), json);
 }
 
 TEST(Tokenizer, StreamNeverEmitsHalfACharacter) {

@@ -2,6 +2,8 @@
 #include "baton/data/utf8.h"
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 namespace baton {
 namespace {
@@ -59,6 +61,45 @@ std::string take_characters(std::string& bytes) {
     begin += good;
   }
   bytes.erase(0, begin);
+  return text;
+}
+
+bool is_valid_utf8(std::string_view bytes) {
+  std::size_t begin = 0;
+  while (begin < bytes.size()) {
+    // Most text is ASCII: eight bytes at a time.
+    std::uint64_t word = 0;
+    while (begin + sizeof(word) <= bytes.size()) {
+      std::memcpy(&word, bytes.data() + begin, sizeof(word));
+      if ((word & 0x8080808080808080U) != 0) {
+        break;
+      }
+      begin += sizeof(word);
+    }
+    if (begin == bytes.size()) {
+      break;
+    }
+    const Rule rule = rule_for(static_cast<unsigned char>(bytes[begin]));
+    if (rule.length == 0 || begin + rule.length > bytes.size()) {
+      return false;
+    }
+    for (std::size_t i = 1; i < rule.length; ++i) {
+      const auto next = static_cast<unsigned char>(bytes[begin + i]);
+      if (next < (i == 1 ? rule.low : 0x80) || next > (i == 1 ? rule.high : 0xBF)) {
+        return false;
+      }
+    }
+    begin += rule.length;
+  }
+  return true;
+}
+
+std::string to_valid_utf8(std::string_view bytes) {
+  std::string rest(bytes);
+  std::string text = take_characters(rest);
+  if (!rest.empty()) {
+    text += kReplacementCharacter;
+  }
   return text;
 }
 

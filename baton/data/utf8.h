@@ -15,4 +15,11 @@ constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD"; // U+FFFD
 /// beginning of one character.
 std::string take_characters(std::string& bytes);
 
+/// Whether the bytes are whole characters only.
+bool is_valid_utf8(std::string_view bytes);
+
+/// The bytes as valid UTF-8, U+FFFD for what forms no character, as take_characters() has it; at
+/// the end for the beginning of one, too.
+std::string to_valid_utf8(std::string_view bytes);
+
 } // namespace baton

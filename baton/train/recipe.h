@@ -38,7 +38,10 @@ struct DataConfig {
   void visit(V& v) {
     v.field("train", train, "path of the training set without .bin and .idx");
     v.field("valid", valid, "path of the held-out set; empty for none");
-    v.field("tokenizer", tokenizer, "how the sets were tokenized");
+    v.field(
+        "tokenizer",
+        tokenizer,
+        "how the sets were tokenized: byte, or a tokenizer.json, a .model file, or a folder with one");
     v.field(
         "tokens_per_microbatch",
         tokens_per_microbatch,

@@ -3,27 +3,27 @@
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 
 #include "baton/base/error.h"
+#include "baton/base/file.h"
 #include "baton/base/log.h"
 #include "baton/base/progress.h"
 #include "baton/base/version.h"
 #include "baton/checkpoint/load.h"
 #include "baton/checkpoint/save.h"
-#include "baton/data/tokenizer.h"
 #include "baton/train/evaluation.h"
 
 namespace baton::train {
 namespace {
 
 /// The recipe with what the tokenizer decides filled in, and the process set up as it says.
-Recipe prepared(Recipe recipe) {
-  const auto tokenizer = make_tokenizer(recipe.data.tokenizer);
-  const std::int64_t needed = tokenizer->vocab_size();
+Recipe prepared(Recipe recipe, const Tokenizer& tokenizer) {
+  const std::int64_t needed = tokenizer.vocab_size();
   if (recipe.model.vocabulary == 0) {
     recipe.model.vocabulary = padded_vocab_size(needed);
   }
@@ -41,6 +41,15 @@ Recipe prepared(Recipe recipe) {
   at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
   return recipe;
+}
+
+/// What each checkpoint holds a copy of.
+std::map<std::string, std::string> read_files(const Tokenizer& tokenizer) {
+  std::map<std::string, std::string> files;
+  for (const std::string& path : tokenizer.files()) {
+    files[std::filesystem::path(path).filename().string()] = read_file(path);
+  }
+  return files;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -61,7 +70,9 @@ std::string progress_note(const StepMetrics& metrics) {
 } // namespace
 
 Trainer::Trainer(const Recipe& recipe, Resume resume)
-    : recipe_(prepared(recipe)),
+    : tokenizer_(make_tokenizer(recipe.data.tokenizer)),
+      recipe_(prepared(recipe, *tokenizer_)),
+      tokenizer_files_(read_files(*tokenizer_)),
       model_(recipe_.model),
       schedule_(recipe_.train.schedule, recipe_.train.steps) {
   const auto dataset = std::make_shared<const IndexedDataset>(recipe_.data.train);
@@ -214,7 +225,8 @@ void Trainer::save() {
        .parameters = nn::parameter_tensors(model_.parameters()),
        .optimizer_states = {state.begin(), state.end()},
        .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
-       .recipe = config_to_toml(recipe_)},
+       .recipe = config_to_toml(recipe_),
+       .tokenizer_files = tokenizer_files_},
       {.run_folder = recipe_.run.folder,
        .keep_last = static_cast<int>(recipe_.checkpoint.keep),
        .log = log_warning});

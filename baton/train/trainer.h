@@ -4,11 +4,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "baton/data/loader.h"
+#include "baton/data/tokenizer.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/train/optimizer.h"
 #include "baton/train/recipe.h"
@@ -49,7 +52,9 @@ class Trainer {
   void save();
   bool due(std::int64_t interval) const;
 
+  std::unique_ptr<const Tokenizer> tokenizer_;
   Recipe recipe_;
+  std::map<std::string, std::string> tokenizer_files_; // bytes by name, as they were at the start
   model::HybridModel model_;
   Schedule schedule_;
   std::unique_ptr<AdamW> optimizer_;
