@@ -21,7 +21,7 @@
 #include "baton/infer/state_cache.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/train/optimizer.h"
-#include "baton/train/recipe.h"
+#include "baton/train/read_recipe.h"
 
 namespace baton {
 namespace {

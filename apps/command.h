@@ -8,6 +8,7 @@ namespace baton {
 
 void add_bench_command(CLI::App& app);      ///< baton bench
 void add_completion_command(CLI::App& app); ///< baton completion
+void add_convert_command(CLI::App& app);    ///< baton convert
 void add_data_command(CLI::App& app);       ///< baton data
 void add_eval_command(CLI::App& app);       ///< baton eval
 void add_generate_command(CLI::App& app);   ///< baton generate

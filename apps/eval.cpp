@@ -21,10 +21,9 @@ namespace {
 
 struct EvalArguments {
   std::string model;
+  LoadOptions load;
   std::string data;
   std::int64_t max_tokens = 0;
-  std::string device = "cpu";
-  int threads = 0;
   bool json = false;
 };
 
@@ -38,14 +37,15 @@ std::vector<std::int64_t> bytes_of_tokens(const Tokenizer& tokenizer, std::int64
 }
 
 void run_eval(const EvalArguments& arguments) {
-  const LoadedModel loaded = load_model(arguments.model, arguments.device, arguments.threads);
+  const LoadedModel loaded = load_model(arguments.model, arguments.load);
   const auto dataset = std::make_shared<const IndexedDataset>(arguments.data);
   const train::EvaluationResult result = train::evaluate(
       *loaded.model,
       dataset,
       {.tokens_per_microbatch = loaded.recipe.data.tokens_per_microbatch,
        .max_tokens = arguments.max_tokens,
-       .token_bytes = bytes_of_tokens(*loaded.tokenizer, loaded.model->config().vocabulary)});
+       .token_bytes = bytes_of_tokens(
+           tokenizer_of(loaded, arguments.model), loaded.model->config().vocabulary)});
   if (result.targets == 0) {
     throw Error(arguments.data + ": holds no token with a label");
   }
@@ -75,14 +75,9 @@ void add_eval_command(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* command =
       app.add_subcommand("eval", "loss, perplexity and bits per byte on a data set");
-  command->add_option("model", arguments->model, "run folder or checkpoint")->required();
+  add_load_options(*command, arguments->model, arguments->load);
   command->add_option("--data", arguments->data, "data set without .bin and .idx")->required();
   command->add_option("--max-tokens", arguments->max_tokens, "stop after so many; 0 reads all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--device", arguments->device, "where the model runs")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "CPU threads; 0 takes all cores")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", arguments->json, "one JSON object");
   command->callback([arguments] { run_eval(*arguments); });

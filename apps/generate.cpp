@@ -20,13 +20,12 @@ namespace {
 
 struct GenerateArguments {
   std::string model;
+  LoadOptions load;
   std::string prompt;
   std::string prompt_file;
   std::int64_t max_new_tokens = 256;
   infer::SamplingConfig sampling;
   std::vector<std::string> stop;
-  std::string device = "cpu";
-  int threads = 0;
   bool json = false;
 };
 
@@ -66,9 +65,10 @@ void run_generate(const GenerateArguments& arguments) {
   if (prompt.empty()) {
     throw Error("--prompt: the prompt is empty");
   }
-  const LoadedModel loaded = load_model(arguments.model, arguments.device, arguments.threads);
+  const LoadedModel loaded = load_model(arguments.model, arguments.load);
+  const Tokenizer& tokenizer = tokenizer_of(loaded, arguments.model);
   const infer::Engine engine(*loaded.model);
-  StreamingDecoder decoder(*loaded.tokenizer);
+  StreamingDecoder decoder(tokenizer);
   StopText stop(arguments.stop);
   std::string text;
   std::vector<std::int64_t> tokens;
@@ -83,9 +83,9 @@ void run_generate(const GenerateArguments& arguments) {
     std::fwrite(prompt.data(), 1, prompt.size(), stdout);
   }
   engine.generate(
-      {{.prompt = encode_prompt(*loaded.tokenizer, prompt),
+      {{.prompt = encode_prompt(tokenizer, prompt),
         .max_new_tokens = arguments.max_new_tokens,
-        .end_tokens = end_tokens(*loaded.tokenizer),
+        .end_tokens = end_tokens(tokenizer),
         .sampling = arguments.sampling}},
       [&](std::size_t, std::int64_t token) {
         tokens.push_back(token);
@@ -110,7 +110,7 @@ void add_generate_command(CLI::App& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* command = app.add_subcommand("generate", "continue a prompt");
   infer::SamplingConfig& sampling = arguments->sampling;
-  command->add_option("model", arguments->model, "run folder or checkpoint")->required();
+  add_load_options(*command, arguments->model, arguments->load);
   auto* text = command->add_option("--prompt", arguments->prompt, "text to continue");
   command->add_option("--prompt-file", arguments->prompt_file, "file with the text to continue")
       ->excludes(text);
@@ -129,11 +129,6 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", sampling.seed, "of the draws")->capture_default_str();
   command->add_option("--stop", arguments->stop, "end before this text; may be repeated");
-  command->add_option("--device", arguments->device, "where the model runs")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "CPU threads; 0 takes all cores")
-      ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", arguments->json, "one JSON object instead of streamed text");
   command->callback([arguments] { run_generate(*arguments); });
 }

@@ -23,7 +23,7 @@
 #include "baton/jit/compiler.h"
 #include "baton/jit/kernel_store.h"
 #include "baton/ops/cuda_kernels.h"
-#include "baton/train/recipe.h"
+#include "baton/train/read_recipe.h"
 
 namespace baton {
 namespace {

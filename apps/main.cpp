@@ -108,6 +108,7 @@ int run(int argc, char** argv) {
   baton::add_reference_command(app);
   baton::add_completion_command(app);
   baton::add_bench_command(app);
+  baton::add_convert_command(app);
   baton::add_kernels_command(app);
   try {
     app.parse(argc, argv);

@@ -7,43 +7,60 @@
 #include <ATen/Parallel.h>
 
 #include "baton/base/error.h"
-#include "baton/base/log.h"
-#include "baton/checkpoint/hf/model_folder.h"
-#include "baton/checkpoint/load.h"
+#include "baton/train/model_source.h"
 
 namespace baton {
 
-LoadedModel load_model(const std::string& path, const std::string& device, int threads) {
-  if (threads > 0) {
-    at::set_num_threads(threads);
+LoadedModel load_model(const std::string& path, const LoadOptions& options) {
+  if (options.threads > 0) {
+    at::set_num_threads(options.threads);
   }
-  if (device == "cuda" && !at::hasCUDA()) {
+  if (options.device == "cuda" && !at::hasCUDA()) {
     throw Error("--device cuda: no CUDA device can be used here");
   }
+  const train::ModelSource source = train::open_model(path);
   LoadedModel loaded;
-  if (checkpoint::hf::is_model_folder(path)) {
-    const checkpoint::hf::ModelFolder folder(path);
-    loaded.recipe.model = folder.model_config();
-    loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
-    loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
-    folder.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
-    loaded.tokenizer = make_tokenizer(loaded.recipe.data.tokenizer);
-    return loaded;
+  loaded.recipe = source.recipe;
+  loaded.source_config = source.source_config;
+  for (const std::string& assignment : options.assignments) {
+    if (assignment.rfind("model.", 0) != 0) {
+      throw Error("--set: only keys of the model can be set here, got " + assignment);
+    }
+    set_config(loaded.recipe, assignment);
   }
-  const checkpoint::Checkpoint found = checkpoint::resolve_model(path, log_warning);
-  loaded.recipe = train::parse_recipe(found.recipe(), found.folder().string() + "/recipe.toml");
-  loaded.model = std::make_unique<model::HybridModel>(loaded.recipe.model);
-  loaded.model->parameters().allocate(loaded.recipe.model.scalar_type(), at::Device(device));
-  found.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
-  // The checkpoint's own copy is there wherever the checkpoint is; the recipe's path may not be.
-  loaded.tokenizer = make_tokenizer(
-      find_tokenizer(found.folder().string()).value_or(loaded.recipe.data.tokenizer));
-  if (loaded.tokenizer->vocab_size() > loaded.model->config().vocabulary) {
-    throw Error(
-        loaded.tokenizer->name() + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +
-        " token ids, but the model " + std::to_string(loaded.model->config().vocabulary));
+  const model::ModelConfig& config = loaded.recipe.model;
+  loaded.model = std::make_unique<model::HybridModel>(config);
+  loaded.model->parameters().allocate(config.scalar_type(), at::Device(options.device));
+  source.read_parameters(nn::parameter_tensors(loaded.model->parameters()));
+  if (source.tokenizer) {
+    loaded.tokenizer = make_tokenizer(*source.tokenizer);
+    if (loaded.tokenizer->vocab_size() > config.vocabulary) {
+      throw Error(
+          loaded.tokenizer->name() + ": has " + std::to_string(loaded.tokenizer->vocab_size()) +
+          " token ids, but the model " + std::to_string(config.vocabulary));
+    }
   }
   return loaded;
+}
+
+const Tokenizer& tokenizer_of(const LoadedModel& loaded, const std::string& path) {
+  if (loaded.tokenizer == nullptr) {
+    throw Error(path + ": holds no tokenizer (tokenizer.json or a SentencePiece .model file)");
+  }
+  return *loaded.tokenizer;
+}
+
+void add_load_options(CLI::App& command, std::string& model, LoadOptions& options) {
+  command.add_option("model", model, "run folder, checkpoint or Hugging Face folder")->required();
+  command.add_option(
+      "--set",
+      options.assignments,
+      "override a key of the model: model.mamba.dt_min=0.001; may be repeated");
+  command.add_option("--device", options.device, "where the model runs")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--threads", options.threads, "CPU threads; 0 takes all cores")
+      ->check(CLI::NonNegativeNumber);
 }
 
 } // namespace baton

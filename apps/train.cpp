@@ -11,7 +11,7 @@
 
 #include "apps/command.h"
 #include "baton/base/config_text.h"
-#include "baton/train/recipe.h"
+#include "baton/train/read_recipe.h"
 #include "baton/train/trainer.h"
 
 namespace baton {

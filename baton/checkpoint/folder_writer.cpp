@@ -25,8 +25,8 @@ FolderWriter::FolderWriter(fs::path path) : path_(fs::absolute(path).lexically_n
   if (fs::exists(path_, error) && !(fs::is_directory(path_, error) && fs::is_empty(path_, error))) {
     throw Error(path.string() + ": is there already");
   }
-  aside_ = path_.parent_path() /
-           ("." + path_.filename().string() + ".tmp-" + std::to_string(getpid()));
+  aside_ =
+      path_.parent_path() / ("." + path_.filename().string() + ".tmp-" + std::to_string(getpid()));
   fs::remove_all(aside_, error);
   make_folders(aside_.string());
 }

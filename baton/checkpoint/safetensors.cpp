@@ -169,10 +169,8 @@ FileRecord write_safetensors(
   CheckedFileWriter file(path);
   file.write(serialise_safetensors_header(header));
   for (const StoredTensor& stored : header.tensors) {
-    const at::Tensor dense = by_name.at(stored.name)
-                                 ->detach()
-                                 .to(at::kCPU, scalar_type(stored.dtype))
-                                 .contiguous();
+    const at::Tensor dense =
+        by_name.at(stored.name)->detach().to(at::kCPU, scalar_type(stored.dtype)).contiguous();
     file.write(dense.const_data_ptr(), static_cast<std::size_t>(stored.end - stored.begin));
   }
   return file.commit();

@@ -1,45 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/train/recipe.h"
 
-#include "baton/base/error.h"
-#include "baton/base/file.h"
-
 namespace baton::train {
-namespace {
-
-void check_recipe(const Recipe& recipe, const std::string& name) {
-  const auto require_text = [&](const std::string& key, const std::string& value) {
-    if (value.empty()) {
-      throw Error(name + ": " + key + " must be given");
-    }
-  };
-  require_text("run.folder", recipe.run.folder);
-  require_text("data.train", recipe.data.train);
-  require_text("model.pattern", recipe.model.pattern);
-  if (recipe.train.tokens_per_step % recipe.data.tokens_per_microbatch != 0) {
-    throw Error(
-        name + ": train.tokens_per_step must be a multiple of data.tokens_per_microbatch: " +
-        std::to_string(recipe.train.tokens_per_step) + " vs " +
-        std::to_string(recipe.data.tokens_per_microbatch));
-  }
-}
-
-} // namespace
-
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& assignments) {
-  Recipe recipe;
-  read_config(recipe, read_file(path), path);
-  for (const std::string& assignment : assignments) {
-    set_config(recipe, assignment);
-  }
-  check_recipe(recipe, path);
-  return recipe;
-}
 
 Recipe parse_recipe(const std::string& text, const std::string& name) {
   Recipe recipe;
   read_config(recipe, text, name);
-  check_recipe(recipe, name);
   return recipe;
 }
 

@@ -15,6 +15,7 @@ namespace baton::train {
 
 struct RunConfig {
   std::string folder;
+  std::string start_from;
   std::int64_t seed = 1;
   std::string device = "cpu";
   std::int64_t threads = 0;
@@ -22,6 +23,12 @@ struct RunConfig {
   template <class V>
   void visit(V& v) {
     v.field("folder", folder, "where checkpoints, metrics and the loss curve go");
+    v.field(
+        "start_from",
+        start_from,
+        "model whose weights to start from: a run, a checkpoint or a Hugging Face folder; its "
+        "model "
+        "section counts, but for keys that the recipe sets");
     v.field("seed", seed, "of start values, data order and dropout", Range::at_least(0.0));
     v.field("device", device, "where tensors live", Choice{"cpu", "cuda"});
     v.field("threads", threads, "CPU threads; 0 takes all cores", Range{0.0, 4096.0});
@@ -41,7 +48,8 @@ struct DataConfig {
     v.field(
         "tokenizer",
         tokenizer,
-        "how the sets were tokenized: byte, or a tokenizer.json, a .model file, or a folder with one");
+        "how the sets were tokenized: byte, or a tokenizer.json, a .model file, or a folder with "
+        "one");
     v.field(
         "tokens_per_microbatch",
         tokens_per_microbatch,
@@ -116,11 +124,8 @@ struct Recipe {
   }
 };
 
-/// Reads a recipe file and applies `assignments` ("key=value") on top. Throws Error, naming file,
-/// key and value, when a key is unknown, a value is wrong, or values do not fit together.
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& assignments);
-
-/// Parses the text of a recipe that a checkpoint holds; `name` stands for it in messages.
+/// Parses the text of a recipe that a checkpoint holds; `name` stands for it in messages. Throws
+/// Error, naming key and value, for an unknown key and a wrong value.
 Recipe parse_recipe(const std::string& text, const std::string& name);
 
 } // namespace baton::train

@@ -17,6 +17,7 @@
 #include "baton/checkpoint/load.h"
 #include "baton/checkpoint/save.h"
 #include "baton/train/evaluation.h"
+#include "baton/train/model_source.h"
 
 namespace baton::train {
 namespace {
@@ -88,6 +89,9 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
   const at::Device device(recipe_.run.device);
   model_.parameters().initialize(
       static_cast<std::uint64_t>(recipe_.run.seed), recipe_.model.scalar_type(), device);
+  if (!recipe_.run.start_from.empty()) {
+    open_model(recipe_.run.start_from).read_parameters(nn::parameter_tensors(model_.parameters()));
+  }
   optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
   resume_from_newest(resume);
   log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);

@@ -119,18 +119,17 @@ std::uint64_t write_tensors(
   }
   if (shards.size() > 1) {
     const Json index{{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-    write_file_atomically(
-        (folder / "model.safetensors.index.json").string(), index.dump(2) + "\n");
+    write_file_atomically((folder / "model.safetensors.index.json").string(), index.dump(2) + "\n");
   }
   return total;
 }
 
 /// config.json with the type that the files have.
 void name_dtype(Json& config, at::ScalarType dtype) {
-  const std::string word = dtype == at::kBFloat16  ? "bfloat16"
-                           : dtype == at::kHalf    ? "float16"
-                           : dtype == at::kDouble  ? "float64"
-                                                   : "float32";
+  const std::string word = dtype == at::kBFloat16 ? "bfloat16"
+                           : dtype == at::kHalf   ? "float16"
+                           : dtype == at::kDouble ? "float64"
+                                                  : "float32";
   const bool older = config.contains("torch_dtype") && !config.contains("dtype");
   config[older ? "torch_dtype" : "dtype"] = word;
 }

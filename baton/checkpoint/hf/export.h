@@ -20,10 +20,10 @@ struct ExportOptions {
   const Family* family = nullptr; ///< null: that of `base`, or the first that can hold the model
   /// Of the files. By default the model's own; parameters kept in fp32 beside bf16 are then written
   /// as bf16 if that loses nothing of any of them.
-  std::optional<at::ScalarType> dtype;
-  std::uint64_t shard_bytes = 5'000'000'000; ///< of tensors a file holds, at least one tensor
+  std::optional<at::ScalarType> dtype{};
+  std::uint64_t shard_bytes = 5'000'000'000;      ///< of tensors a file holds, at least one tensor
   nlohmann::json base = nlohmann::json::object(); ///< config.json that the model came with
-  std::map<std::string, std::string> files; ///< further files, bytes by name: the tokenizer
+  std::map<std::string, std::string> files;       ///< further files, bytes by name: the tokenizer
 };
 
 struct ExportReport {
@@ -33,8 +33,8 @@ struct ExportReport {
 };
 
 /// Makes the folder `path` whole or not at all. Memory needed beside the parameters: one tensor.
-/// Throws `Error` where `path` is there already or no family can hold the model, `RunError` when the
-/// disk is full or fails.
+/// Throws `Error` where `path` is there already or no family can hold the model, `RunError` when
+/// the disk is full or fails.
 ExportReport export_model(
     const std::filesystem::path& path,
     const model::ModelConfig& config,

@@ -14,9 +14,9 @@ namespace baton::checkpoint::hf {
 
 /// Where one parameter lies.
 struct TensorPlace {
-  std::string ours;                ///< "layers.3.mlp.up_proj.weight"
+  std::string ours;                  ///< "layers.3.mlp.up_proj.weight"
   std::vector<std::string> theirs{}; ///< the tensors that hold its rows, one after the other
-  bool depthwise = false;          ///< theirs has a dim of size 1 between channels and taps
+  bool depthwise = false;            ///< theirs has a dim of size 1 between channels and taps
 };
 
 /// The place of a parameter of a model with these layers ("M-*-"). Names begin with the family's

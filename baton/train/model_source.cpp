@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/model_source.h"
+
+#include <memory>
+#include <utility>
+
+#include "baton/base/log.h"
+#include "baton/checkpoint/hf/model_folder.h"
+#include "baton/checkpoint/load.h"
+#include "baton/data/tokenizer.h"
+
+namespace baton::train {
+namespace {
+
+ModelSource open_model_folder(const std::string& path) {
+  const auto folder = std::make_shared<const checkpoint::hf::ModelFolder>(path);
+  ModelSource source;
+  source.recipe.model = folder->model_config();
+  source.tokenizer = find_tokenizer(path);
+  source.source_config = folder->config();
+  source.read_parameters = [folder](const auto& targets) { folder->read_parameters(targets); };
+  return source;
+}
+
+ModelSource open_checkpoint(const std::string& path) {
+  const auto found =
+      std::make_shared<const checkpoint::Checkpoint>(checkpoint::resolve_model(path, log_warning));
+  ModelSource source;
+  source.recipe = parse_recipe(found->recipe(), found->folder().string() + "/recipe.toml");
+  // The folder's own copy is there wherever the folder is; the recipe's path may not be.
+  source.tokenizer = find_tokenizer(found->folder().string());
+  if (!source.tokenizer && !source.recipe.data.tokenizer.empty()) {
+    source.tokenizer = source.recipe.data.tokenizer;
+  }
+  source.source_config = found->train_state().value("source_config", nlohmann::json());
+  source.read_parameters = [found](const auto& targets) {
+    found->read_parameters(targets, checkpoint::DtypeRule::kConvert);
+  };
+  return source;
+}
+
+} // namespace
+
+ModelSource open_model(const std::string& path) {
+  return checkpoint::hf::is_model_folder(path) ? open_model_folder(path) : open_checkpoint(path);
+}
+
+} // namespace baton::train
