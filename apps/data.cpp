@@ -70,7 +70,12 @@ void add_build_command(CLI::App& data) {
           "where a text file's documents end: file, blank-line, or line=TEXT for lines equal to "
           "TEXT")
       ->capture_default_str();
-  build->add_option("--tokenizer", config.tokenizer, "byte, or a tokenizer.json, a .model file, or a folder with one")->capture_default_str();
+  build
+      ->add_option(
+          "--tokenizer",
+          config.tokenizer,
+          "byte, or a tokenizer.json, a .model file, or a folder with one")
+      ->capture_default_str();
   build->add_option("--threads", config.threads, "0: one for each processor")
       ->capture_default_str();
   build

@@ -81,8 +81,7 @@ void run_tokenize(const TokenizeArguments& arguments) {
   const std::string input = read_standard_input();
   if (arguments.decode) {
     for (const std::string_view line : split_records(input, '\n')) {
-      print_text(
-          tokenizer->decode(parse_ids(line, tokenizer->vocab_size())), arguments.json);
+      print_text(tokenizer->decode(parse_ids(line, tokenizer->vocab_size())), arguments.json);
     }
     return;
   }

@@ -41,7 +41,8 @@ struct DataConfig {
     v.field(
         "tokenizer",
         tokenizer,
-        "how the sets were tokenized: byte, or a tokenizer.json, a .model file, or a folder with one");
+        "how the sets were tokenized: byte, or a tokenizer.json, a .model file, or a folder with "
+        "one");
     v.field(
         "tokens_per_microbatch",
         tokens_per_microbatch,
