@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "baton/base/error.h"
+#include "baton/base/file.h"
 #include "baton/checkpoint/example_contents.h"
 #include "baton/checkpoint/load.h"
 #include "baton/checkpoint/scratch_folder.h"
@@ -101,6 +102,18 @@ TEST(Save, WritesTheNamedFilesAndReadsBack) {
           "recipe.toml",
           "train_state.json"}));
   EXPECT_EQ(names_in(folder.parent_path()), std::set<std::string>{"step_00000120"});
+  EXPECT_TRUE(is_example(Checkpoint(folder, Scope::kWhole)));
+}
+
+TEST(Save, ATokenizersFilesGoAlong) {
+  const ScratchFolder run;
+  CheckpointContents contents = example_contents(7);
+  contents.tokenizer_files = {{"tokenizer.json", "{}"}, {"tokenizer_config.json", "[]"}};
+  const fs::path folder = save_checkpoint(contents, {run.path()});
+  EXPECT_EQ(
+      names_in(folder / "tokenizer"),
+      (std::set<std::string>{"tokenizer.json", "tokenizer_config.json"}));
+  EXPECT_EQ(read_file((folder / "tokenizer" / "tokenizer_config.json").string()), "[]");
   EXPECT_TRUE(is_example(Checkpoint(folder, Scope::kWhole)));
 }
 

@@ -17,7 +17,8 @@ namespace baton {
 /// A BPE vocabulary of single characters (each a token), the given merges of "left right" and an
 /// end token "</s>"; ids in that order, from 0.
 inline nlohmann::json example_file(
-    const std::vector<std::string>& characters, const std::vector<std::string>& merges = {}) {
+    const std::vector<std::string>& characters,
+    const std::vector<std::string>& merges = {}) {
   nlohmann::json vocabulary = nlohmann::json::object();
   for (const std::string& character : characters) {
     vocabulary[character] = vocabulary.size();
@@ -43,7 +44,8 @@ inline nlohmann::json example_file(
       {"pre_tokenizer", nullptr},
       {"post_processor", nullptr},
       {"decoder", {{"type", "Fuse"}}},
-      {"model", {{"type", "BPE"}, {"unk_token", nullptr}, {"vocab", vocabulary}, {"merges", merges}}}};
+      {"model",
+       {{"type", "BPE"}, {"unk_token", nullptr}, {"vocab", vocabulary}, {"merges", merges}}}};
 }
 
 inline JsonTokenizer tokenizer_of(const nlohmann::json& file) {
@@ -51,8 +53,7 @@ inline JsonTokenizer tokenizer_of(const nlohmann::json& file) {
 }
 
 /// The texts of the tokens that a text is encoded as.
-inline std::vector<std::string>
-tokens_of(const nlohmann::json& file, const std::string& text) {
+inline std::vector<std::string> tokens_of(const nlohmann::json& file, const std::string& text) {
   const JsonTokenizer tokenizer = tokenizer_of(file);
   const nlohmann::json& vocabulary = file["model"]["vocab"];
   std::vector<std::string> tokens;

@@ -94,7 +94,8 @@ double JsonNode::number() const {
 }
 
 std::int64_t JsonNode::integer(std::int64_t largest) const {
-  const bool fits = value_->is_number_unsigned() &&
+  // A negative one is far above any limit when it is read without its sign.
+  const bool fits = value_->is_number_integer() &&
                     value_->get<std::uint64_t>() <= static_cast<std::uint64_t>(largest);
   if (!fits) {
     fail(

@@ -90,7 +90,9 @@ TEST(JsonTokenizer, UnigramTakesTheLikeliestWay) {
   file["model"] = {
       {"type", "Unigram"},
       {"unk_id", 0},
-      {"vocab", {{"?", 0.0}, {"a", -3.0}, {"b", -3.0}, {"ab", -5.0}, {"ba", -7.0}, {"</s>", 0.0}}}};
+      {"vocab",
+       nlohmann::json::parse(
+           R"([["?", 0], ["a", -3.0], ["b", -3], ["ab", -5], ["ba", -7], ["</s>", 0]])")}};
   const JsonTokenizer tokenizer = tokenizer_of(file);
   using Ids = std::vector<std::int32_t>;
   EXPECT_EQ(tokenizer.encode("aba"), Ids({3, 1}));
@@ -114,7 +116,12 @@ TEST(JsonTokenizer, AddedTokensAreFoundInTheText) {
 
 TEST(JsonTokenizer, BrokenUtf8IsTheReplacementCharacter) {
   const nlohmann::json file = example_file({"a", "\uFFFD"});
-  EXPECT_EQ(tokens_of(file, "a\xFF\xE2\x82" "a"), Tokens({"a", "\uFFFD", "\uFFFD", "a"}));
+  EXPECT_EQ(
+      tokens_of(
+          file,
+          "a\xFF\xE2\x82"
+          "a"),
+      Tokens({"a", "\uFFFD", "\uFFFD", "a"}));
 }
 
 TEST(JsonTokenizer, SpecialTokensComeFromTheFilesBeside) {
@@ -165,18 +172,17 @@ TEST(JsonTokenizer, WhatIsWrongIsNamed) {
       with("end_of_word_suffix", "</w>"),
       path + "model option 'end_of_word_suffix' is not supported: \"\\\"</w>\\\"\"");
   EXPECT_EQ(
-      with("merges", {"a x"}),
-      path + "model.merges name \"x\", which the vocabulary has not");
+      with("merges", {"a x"}), path + "model.merges name \"x\", which the vocabulary has not");
   EXPECT_EQ(
       with("merges", {"a"}), path + "model.merges must hold pairs of tokens, not \"\\\"a\\\"\"");
   EXPECT_EQ(with("unk_token", "x"), path + "model.unk_token is not in the vocabulary: \"x\"");
   EXPECT_EQ(
       with("vocab", {{"a", -1}}),
       path + "model.vocab gives \"a\" an id that is no integer in [0, 16777215]");
+  EXPECT_EQ(with("vocab", {{"a", 1}, {"b", 1}}), path + "model.vocab id 1 is both \"a\" and \"b\"");
   EXPECT_EQ(
-      with("vocab", {{"a", 1}, {"b", 1}}), path + "model.vocab id 1 is both \"a\" and \"b\"");
-  EXPECT_EQ(
-      with("type", "WordLevel"), path + "model \"WordLevel\" is not supported; known: BPE, Unigram");
+      with("type", "WordLevel"),
+      path + "model \"WordLevel\" is not supported; known: BPE, Unigram");
   nlohmann::json file = good;
   file["version"] = "2.0";
   EXPECT_EQ(refusal(file), path + "version must be \"1.0\", not \"2.0\"");
@@ -190,8 +196,9 @@ TEST(JsonTokenizer, WhatIsWrongIsNamed) {
   file["model"]["vocab"].erase("</s>");
   EXPECT_EQ(
       refusal(file),
-      path + "no token ends a document; name one as \"eos_token\" in a tokenizer_config.json "
-             "beside it");
+      path +
+          "no token ends a document; name one as \"eos_token\" in a tokenizer_config.json "
+          "beside it");
   EXPECT_EQ(
       error_of([] { JsonTokenizer("{\"a\":", "t.json"); }), "t.json: not valid JSON at byte 6");
   EXPECT_EQ(

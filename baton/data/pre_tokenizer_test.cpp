@@ -80,11 +80,12 @@ TEST(PreTokenizer, MetaspacePutsASpaceBefore) {
   const nlohmann::json first{
       {"type", "Sequence"},
       {"pretokenizers",
-       {split(",", "Removed"), {{"type", "Metaspace"}, {"replacement", "_"},
-                                {"prepend_scheme", "first"}}}}};
+       {split(",", "Removed"),
+        {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "first"}}}}};
   EXPECT_EQ(cut(first, "a,b"), Parts({"_a", "b"}));
-  EXPECT_EQ(cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", false}}, "a"),
-            Parts({"a"}));
+  EXPECT_EQ(
+      cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", false}}, "a"),
+      Parts({"a"}));
 }
 
 TEST(PreTokenizer, CodePointsNewerThanTheEngineAreWhatTheyAre) {

@@ -3,7 +3,6 @@
 
 #include <filesystem>
 #include <system_error>
-#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -77,7 +76,7 @@ std::vector<std::string> special_token_files(const std::string& tokenizer_path) 
 
 SpecialTokens read_special_tokens(
     const std::string& tokenizer_path,
-    SpecialTokens known,
+    const SpecialTokens& known,
     const IdOf& id_of,
     std::int64_t vocab_size) {
   const auto beside = [&](const char* name) {
@@ -100,7 +99,7 @@ SpecialTokens read_special_tokens(
   if (const auto json = read_beside(tokenizer_path, kGeneration)) {
     end_of_answer = first_id(JsonNode(*json, beside(kGeneration)), "eos_token_id", vocab_size);
   }
-  SpecialTokens tokens = std::move(known);
+  SpecialTokens tokens = known;
   if (end || end_of_answer) {
     tokens.end_of_document = end ? end : end_of_answer;
   }

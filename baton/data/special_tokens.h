@@ -31,7 +31,7 @@ std::vector<std::string> special_token_files(const std::string& tokenizer_path);
 /// Throws Error that names the file for a token that the vocabulary has not.
 SpecialTokens read_special_tokens(
     const std::string& tokenizer_path,
-    SpecialTokens known,
+    const SpecialTokens& known,
     const std::function<std::optional<std::int32_t>(std::string_view)>& id_of,
     std::int64_t vocab_size);
 

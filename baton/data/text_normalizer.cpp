@@ -171,11 +171,11 @@ std::string from_base64(const JsonNode& node) {
 }
 
 std::unique_ptr<const TextNormalizer> make_charsmap(const JsonNode& node) {
-  const JsonNode map = node.at("precompiled_charsmap");
+  const std::string bytes = from_base64(node.at("precompiled_charsmap"));
   try {
-    return std::make_unique<CharsmapNormalizer>(Charsmap(from_base64(map)));
+    return std::make_unique<CharsmapNormalizer>(Charsmap(bytes));
   } catch (const Error& error) {
-    throw Error(map.file() + ": normalizer: " + error.what());
+    throw Error(node.file() + ": normalizer: " + error.what());
   }
 }
 

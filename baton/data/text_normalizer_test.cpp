@@ -54,7 +54,7 @@ TEST(TextNormalizer, PrependAndReplaceInSequence) {
 // One key, "a", which becomes `text`: units for the root, the node of 'a' and its value.
 std::string charsmap_of(const std::string& text, std::uint32_t value = 0) {
   std::vector<std::uint32_t> units(512, 0);
-  units[0] = 256U << 10;                       // children at 0 ^ 256
+  units[0] = 256U << 10;                         // children at 0 ^ 256
   units[256 ^ 'a'] = 'a' | 1U << 8 | 256U << 10; // a key ends here, its value at 'a'
   units['a'] = 0x80000000U | value;
   const auto size = static_cast<std::uint32_t>(units.size() * sizeof(std::uint32_t));
@@ -81,13 +81,17 @@ TEST(TextNormalizer, DamagedCharsmapsAreRefused) {
   EXPECT_EQ(beyond.normalize("a"), "a");
   EXPECT_NE(error_of([&] { beyond.check_every_search(); }).find("not there"), bytes.npos);
   EXPECT_EQ(
-      error_of([] { normalized({{"type", "Precompiled"}, {"precompiled_charsmap", "!"}}, ""); }),
+      error_of([] {
+        normalized({{"type", "Precompiled"}, {"precompiled_charsmap", "!"}}, "");
+      }),
       "t.json: precompiled_charsmap is not base64");
 }
 
 TEST(TextNormalizer, UnknownKindsAreNamed) {
   EXPECT_EQ(
-      error_of([] { normalized({{"type", "BertNormalizer"}}, ""); }),
+      error_of([] {
+        normalized({{"type", "BertNormalizer"}}, "");
+      }),
       "t.json: normalizer \"BertNormalizer\" is not supported; known: Lowercase, NFC, NFD, NFKC, "
       "NFKD, Precompiled, Prepend, Replace, Sequence, Strip, StripAccents");
 }

@@ -27,14 +27,20 @@ nlohmann::json sequence(const std::vector<nlohmann::json>& decoders) {
   return {{"type", "Sequence"}, {"decoders", decoders}};
 }
 
-const nlohmann::json kSpaces{
-    {"type", "Replace"}, {"pattern", {{"String", "_"}}}, {"content", " "}};
+const nlohmann::json kSpaces{{"type", "Replace"}, {"pattern", {{"String", "_"}}}, {"content", " "}};
 const nlohmann::json kBytes{{"type", "ByteFallback"}};
 const nlohmann::json kFuse{{"type", "Fuse"}};
 
 TEST(TokenDecoder, BytesWaitForTheEndOfTheirRun) {
   EXPECT_EQ(
-      parts(kBytes, {"a", "<0xC3>", "<0xBC>", "b"}), Tokens({"a", "", "", "\u00FC" "b", ""}));
+      parts(kBytes, {"a", "<0xC3>", "<0xBC>", "b"}),
+      Tokens(
+          {"a",
+           "",
+           "",
+           "\u00FC"
+           "b",
+           ""}));
   // One byte that forms no character spoils its run.
   EXPECT_EQ(parts(kBytes, {"<0x41>", "<0xFF>"}), Tokens({"", "", "\uFFFD\uFFFD"}));
   EXPECT_EQ(parts(kBytes, {"<0x4>", "<0xZZ>"}), Tokens({"<0x4>", "<0xZZ>", ""}));
@@ -43,14 +49,14 @@ TEST(TokenDecoder, BytesWaitForTheEndOfTheirRun) {
 TEST(TokenDecoder, ByteLevelGivesWholeCharacters) {
   const nlohmann::json json{{"type", "ByteLevel"}};
   EXPECT_EQ(
-      parts(json, {"\u0120a", "\u00C3", "\u00BC", "\u00C3"}), Tokens({" a", "", "\u00FC", "", "\uFFFD"}));
+      parts(json, {"\u0120a", "\u00C3", "\u00BC", "\u00C3"}),
+      Tokens({" a", "", "\u00FC", "", "\uFFFD"}));
   EXPECT_EQ(parts(json, {"\u4E2D"}), Tokens({"\u4E2D", ""})); // no character of the byte alphabet
 }
 
 TEST(TokenDecoder, StripBeforeAndAfterFuse) {
   const nlohmann::json strip{{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 1}};
-  EXPECT_EQ(
-      parts(sequence({kSpaces, strip}), {"__a_", "_b"}), Tokens({" a", "b", ""}));
+  EXPECT_EQ(parts(sequence({kSpaces, strip}), {"__a_", "_b"}), Tokens({" a", "b", ""}));
   EXPECT_EQ(
       parts(sequence({kSpaces, kBytes, kFuse, strip}), {"__a_", "_b_", "c_"}),
       Tokens({" a", "  b", " c", ""}));
@@ -83,7 +89,8 @@ TEST(TokenDecoder, UnknownKindsAndOrdersAreNamed) {
       "Metaspace, Replace, Sequence, Strip");
   EXPECT_EQ(
       refusal(sequence({kFuse, kSpaces})),
-      "t.json: decoder \"Replace\" is not supported behind one that joins tokens (Fuse, ByteLevel)");
+      "t.json: decoder \"Replace\" is not supported behind one that joins tokens (Fuse, "
+      "ByteLevel)");
 }
 
 } // namespace

@@ -71,7 +71,8 @@ TEST(Tokenizer, SpecialAndForeignIds) {
 TEST(Tokenizer, UnknownNamesAreRefused) {
   EXPECT_EQ(
       error_of([] { make_tokenizer("bpe"); }),
-      "unknown tokenizer \"bpe\"; known: byte, or the path of a tokenizer.json, of a .model file, or "
+      "unknown tokenizer \"bpe\"; known: byte, or the path of a tokenizer.json, of a .model file, "
+      "or "
       "of a folder with one");
 }
 

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <utility>
@@ -14,6 +18,35 @@ namespace {
 
 // What an unknown character costs beyond the least likely token.
 constexpr double kUnknownPenalty = 10.0;
+
+// A score as tokenizers reads it: the decimal digits as a double, then divided by a power of ten.
+// Two roundings may end a bit beside the nearest double, and then sums tie or do not.
+double twice_rounded(double value) {
+  constexpr int kLargestPower = 308;
+  std::array<char, 32> text{};
+  const char* const end =
+      std::to_chars(text.begin(), text.end(), std::abs(value), std::chars_format::scientific).ptr;
+  std::uint64_t digits = 0;
+  int exponent = 0;
+  const char* at = text.data();
+  for (bool fraction = false; at != end && *at != 'e'; ++at) {
+    if (*at == '.') {
+      fraction = true;
+    } else {
+      digits = digits * 10 + static_cast<std::uint64_t>(*at - '0');
+      exponent -= fraction ? 1 : 0;
+    }
+  }
+  exponent += std::atoi(std::string(at + 1, end).c_str());
+  const auto power = [](int n) { return std::strtod(("1e" + std::to_string(n)).c_str(), nullptr); };
+  auto result = static_cast<double>(digits);
+  while (exponent < -kLargestPower) {
+    result /= power(kLargestPower);
+    exponent += kLargestPower;
+  }
+  result = exponent < 0 ? result / power(-exponent) : result * power(exponent);
+  return value < 0 ? -result : result;
+}
 
 struct UnigramOptions {
   std::int32_t unknown = 0;
@@ -130,7 +163,7 @@ std::unique_ptr<const TokenModel> make_unigram_model(const JsonNode& node) {
     } catch (const Error& error) {
       entries.fail(error.what());
     }
-    scores.push_back(entry[1].get<double>());
+    scores.push_back(twice_rounded(entry[1].get<double>()));
   }
   const auto unknown = node.find("unk_id");
   if (!unknown || scores.empty()) {

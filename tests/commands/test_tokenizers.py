@@ -91,7 +91,7 @@ def test_all_ids_and_text_equal_those_of_tokenizers(trained_folder, name):
     ("bpe", {}), ("unigram", {"normalization_rule_name": "nmt_nfkc"}),
     ("bpe", {"add_dummy_prefix": False, "remove_extra_whitespaces": False,
              "normalization_rule_name": "identity", "user_defined_symbols": ["<tool>", "word"]}),
-    ("unigram", {"remove_extra_whitespaces": False, "split_digits": True})])
+    ("unigram", {"remove_extra_whitespaces": False, "split_digits": True, "vocab_size": 900})])
 def test_sentencepiece_models(lines, tmp_path, kind, options):
     path = tmp_path / "spiece.model"
     judge = makes.sentencepiece_model(lines, path, kind, **options)

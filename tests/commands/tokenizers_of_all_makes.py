@@ -145,7 +145,7 @@ def sentencepiece_model(lines, path, model_type, **options):
     sentences = [part for line in lines for part in line.split("\n") if part.strip()]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_writer=model, model_type=model_type, vocab_size=1500,
+        sentence_iterator=iter(sentences), model_writer=model, model_type=model_type, vocab_size=options.pop("vocab_size", 1500),
         byte_fallback=True, character_coverage=0.995, minloglevel=2, **options)
     path.write_bytes(model.getvalue())
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
