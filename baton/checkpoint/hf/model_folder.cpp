@@ -78,6 +78,8 @@ std::string pickle_in(const fs::path& folder) {
   return found.empty() ? "" : found.front();
 }
 
+} // namespace
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t size : shape) {
@@ -85,8 +87,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   }
   return text.empty() ? "[]" : text + "]";
 }
-
-} // namespace
 
 bool is_model_folder(const fs::path& folder) {
   std::error_code error;

@@ -18,6 +18,9 @@
 
 namespace baton::checkpoint::hf {
 
+/// "[2, 3]"
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
 /// Whether a folder holds a config.json.
 bool is_model_folder(const std::filesystem::path& folder);
 
