@@ -7,7 +7,8 @@ target_compile_features(baton_flags INTERFACE cxx_std_20)
 target_include_directories(baton_flags INTERFACE
   $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_include_directories(baton_flags SYSTEM INTERFACE
-  "$<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>")
+  "$<BUILD_INTERFACE:${BATON_TOML_INCLUDE};${BATON_CLI11_INCLUDE};${BATON_HIGHWAY_INCLUDE}>"
+  "$<BUILD_INTERFACE:${BATON_ZLIB_INCLUDE};${BATON_ZSTD_INCLUDE}>")
 target_link_libraries(baton_flags INTERFACE torch::openmp torch::cpu nlohmann_json::nlohmann_json
                       Threads::Threads)
 
@@ -43,7 +44,8 @@ function(baton_without_torch sources)
   string(REGEX REPLACE "^_" "baton_" _name "${_name}")
   add_library(${_name} OBJECT ${_objects})
   target_include_directories(${_name} PRIVATE "${CMAKE_SOURCE_DIR}")
-  target_include_directories(${_name} SYSTEM PRIVATE "${BATON_TOML_INCLUDE}")
+  target_include_directories(${_name} SYSTEM PRIVATE "${BATON_TOML_INCLUDE}" "${BATON_ZLIB_INCLUDE}"
+                             "${BATON_ZSTD_INCLUDE}")
   target_link_libraries(${_name} PRIVATE nlohmann_json::nlohmann_json)
   set(${sources} ${_all} "$<TARGET_OBJECTS:${_name}>" PARENT_SCOPE)
 endfunction()
@@ -64,7 +66,8 @@ function(baton_tests library)
       get_filename_component(_stem "${_file}" NAME_WE)
       set(_name "${_prefix}_${_stem}")
       add_executable(${_name} EXCLUDE_FROM_ALL "${_file}")
-      target_link_libraries(${_name} PRIVATE ${library} GTest::gtest GTest::gtest_main)
+      target_link_libraries(${_name} PRIVATE ${library} GTest::gtest GTest::gtest_main ${BATON_ZLIB}
+                            ${BATON_ZSTD})
       target_precompile_headers(${_name} REUSE_FROM baton_precompiled)
       add_test(NAME ${_name} COMMAND ${_name})
       if(_stem MATCHES "_long_test$")
@@ -101,7 +104,7 @@ function(baton_fuzzers)
   list(TRANSFORM ARGN PREPEND "${CMAKE_SOURCE_DIR}/baton/")
   list(TRANSFORM ARGN APPEND ".cpp")
   add_library(baton_parsers OBJECT EXCLUDE_FROM_ALL ${ARGN})
-  target_link_libraries(baton_parsers PUBLIC baton_flags)
+  target_link_libraries(baton_parsers PUBLIC baton_flags ${BATON_ZLIB} ${BATON_ZSTD})
   target_compile_options(baton_parsers PRIVATE -fsanitize=fuzzer-no-link)
   add_custom_target(fuzzers)
   file(GLOB_RECURSE _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/*_fuzz.cpp")
