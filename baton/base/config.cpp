@@ -167,6 +167,13 @@ class TomlReader {
   template <class T>
   void read(const ConfigField& field, const toml::node& node, std::vector<T>& value) const {
     const toml::array* array = node.as_array();
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (node.is_string()) { // a list of one may go without brackets
+        value.resize(1);
+        read(field, node, value.front());
+        return;
+      }
+    }
     if (array == nullptr) {
       fail_type(field, "a list", node);
     }
