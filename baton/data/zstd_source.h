@@ -33,11 +33,15 @@ class ZstdSource final : public ByteSource {
  private:
   struct Decompressor; // the library's own types stay out of this header
 
+  bool begin_frame();
+
   std::unique_ptr<ByteSource> compressed_;
   std::string name_;
   std::unique_ptr<Decompressor> decompressor_;
-  std::string buffer_;   // compressed bytes
-  bool in_frame_ = true; // an empty file has no whole frame
+  std::string buffer_; // compressed bytes
+  bool in_frame_ = false;
+  unsigned long long content_ = 0;  // bytes that the frame states, or the library's mark for none
+  unsigned long long produced_ = 0; // of them so far
 };
 
 } // namespace baton
