@@ -233,8 +233,11 @@ std::string scalar_toml(const ConfigField& field, const std::string& text) {
 }
 
 std::string value_toml(const ConfigField& field, const std::string& text) {
-  if (!is_list(field) || (!text.empty() && text.front() == '[')) {
+  if (!is_list(field)) {
     return scalar_toml(field, text);
+  }
+  if (!text.empty() && text.front() == '[') {
+    return text;
   }
   std::string list = "[";
   for (std::size_t begin = 0; !text.empty() && begin <= text.size();) {
