@@ -9,6 +9,7 @@
 
 #include "baton/base/error.h"
 #include "baton/base/file.h"
+#include "baton/checkpoint/hf/shard_index.h"
 #include "baton/checkpoint/strict_json.h"
 #include "baton/model/pattern.h"
 
@@ -16,7 +17,6 @@ namespace baton::checkpoint::hf {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 constexpr const char* kConfig = "config.json";
 constexpr const char* kWhole = "model.safetensors";
@@ -37,6 +37,9 @@ fs::path inside(const fs::path& folder, const std::string& name) {
   const fs::path blobs = home.parent_path().parent_path() / "blobs";
   if (found.parent_path() != home && !(in_hub && found.parent_path() == blobs)) {
     throw Error(path.string() + ": is a link out of the folder, to " + found.string());
+  }
+  if (!fs::is_regular_file(found, error)) {
+    throw Error(path.string() + ": is not a regular file"); // a pipe would be waited for
   }
   return found;
 }
@@ -91,24 +94,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 bool is_model_folder(const fs::path& folder) {
   std::error_code error;
   return fs::exists(folder / kConfig, error);
-}
-
-std::map<std::string, std::string> parse_shard_index(std::string_view text) {
-  const Json index = parse_strict_json(text);
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (!index.is_object() || map == index.end() || !map->is_object()) {
-    throw Error("weight_map must be an object");
-  }
-  std::map<std::string, std::string> shards;
-  for (const auto& [tensor, file] : map->items()) {
-    const std::string name = file.is_string() ? file.get<std::string>() : "";
-    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
-        name.find('\0') != std::string::npos) {
-      throw Error("weight_map." + tensor + " must be the name of a file in the folder");
-    }
-    shards.emplace(tensor, name);
-  }
-  return shards;
 }
 
 ModelFolder::ModelFolder(const fs::path& folder) : folder_(folder) {
@@ -174,7 +159,8 @@ void ModelFolder::open_tensor_files() {
 
 void ModelFolder::settle_dtype() {
   // A config that names no type leaves it to the files.
-  if (config_.contains("dtype") || config_.contains("torch_dtype")) {
+  const ConfigReader reader(config_, kConfig);
+  if (reader.has("dtype") || reader.has("torch_dtype")) {
     return;
   }
   const auto embedding = tensors_.find(places({"embedding.weight"}).front().theirs.front());

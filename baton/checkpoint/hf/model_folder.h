@@ -21,10 +21,6 @@ namespace baton::checkpoint::hf {
 /// Whether a folder holds a config.json.
 bool is_model_folder(const std::filesystem::path& folder);
 
-/// The files and shards that an index names. Throws `Error` for text that is no index and for a
-/// name that is not one of a file in the folder.
-std::map<std::string, std::string> parse_shard_index(std::string_view text);
-
 /// An open folder. Its files are mapped; no tensor is read before it is asked for.
 class ModelFolder {
  public:
