@@ -10,6 +10,7 @@ void add_bench_command(CLI::App& app);      ///< baton bench
 void add_completion_command(CLI::App& app); ///< baton completion
 void add_convert_command(CLI::App& app);    ///< baton convert
 void add_data_command(CLI::App& app);       ///< baton data
+void add_doctor_command(CLI::App& app);     ///< baton doctor
 void add_eval_command(CLI::App& app);       ///< baton eval
 void add_generate_command(CLI::App& app);   ///< baton generate
 void add_kernels_command(CLI::App& app);    ///< baton kernels

@@ -109,6 +109,7 @@ int run(int argc, char** argv) {
   baton::add_completion_command(app);
   baton::add_bench_command(app);
   baton::add_convert_command(app);
+  baton::add_doctor_command(app);
   baton::add_kernels_command(app);
   try {
     app.parse(argc, argv);

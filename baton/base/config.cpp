@@ -178,6 +178,13 @@ class TomlReader {
   template <class T>
   void read(const ConfigField& field, const toml::node& node, std::vector<T>& value) const {
     const toml::array* array = node.as_array();
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (node.is_string()) { // a list of one may go without brackets
+        value.resize(1);
+        read(field, node, value.front());
+        return;
+      }
+    }
     if (array == nullptr) {
       fail_type(field, "a list", node);
     }
@@ -237,8 +244,11 @@ std::string scalar_toml(const ConfigField& field, const std::string& text) {
 }
 
 std::string value_toml(const ConfigField& field, const std::string& text) {
-  if (!is_list(field) || (!text.empty() && text.front() == '[')) {
+  if (!is_list(field)) {
     return scalar_toml(field, text);
+  }
+  if (!text.empty() && text.front() == '[') {
+    return text;
   }
   std::string list = "[";
   for (std::size_t begin = 0; !text.empty() && begin <= text.size();) {

@@ -211,6 +211,12 @@ TEST(Config, SetsOneKey) {
   EXPECT_FALSE(recipe.train.deterministic);
   EXPECT_EQ(recipe.train.betas, (std::vector<double>{0.5, 0.25}));
   EXPECT_EQ(recipe.data.train, (std::vector<std::string>{"a b.txt", "c=d.txt"}));
+  set_config(recipe, R"(data.train=["a,b", "c"])");
+  EXPECT_EQ(recipe.data.train, (std::vector<std::string>{"a,b", "c"}));
+  set_config(recipe, "data.train=[]");
+  EXPECT_TRUE(recipe.data.train.empty());
+  read_config(recipe, "[data]\ntrain = 'alone'", "recipe.toml");
+  EXPECT_EQ(recipe.data.train, (std::vector<std::string>{"alone"}));
   EXPECT_EQ(recipe.data.lengths, std::vector<std::int64_t>{3});
   EXPECT_EQ(recipe.name, "quoted\n");
   set_config(recipe, "data.train=");

@@ -128,6 +128,13 @@ void FileWriter::write(const void* data, std::size_t size) {
   }
 }
 
+void FileWriter::sync() {
+  // A device or pipe may know no syncing.
+  if (!aside_.empty() && fsync(descriptor_) != 0) {
+    fail(path_, "sync", errno);
+  }
+}
+
 void FileWriter::commit() {
   if (aside_.empty()) {
     if (close(std::exchange(descriptor_, -1)) != 0) {
@@ -135,9 +142,7 @@ void FileWriter::commit() {
     }
     return;
   }
-  if (fsync(descriptor_) != 0) {
-    fail(path_, "sync", errno);
-  }
+  sync();
   if (std::rename(aside_.c_str(), path_.c_str()) != 0) {
     fail(path_, "write", errno);
   }

@@ -28,6 +28,10 @@ class FileWriter {
   void write(const void* data, std::size_t size);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
 
+  /// Makes what was written survive a crash, still aside. A full disk shows itself here at the
+  /// latest.
+  void sync();
+
   /// Syncs, renames and syncs the folder. Nothing may be written afterwards.
   void commit();
 

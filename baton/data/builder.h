@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "baton/data/corpus.h"
+#include "baton/data/dataset_index.h"
+#include "baton/data/document_encoder.h"
 
 namespace baton {
 
@@ -16,9 +18,13 @@ struct BuildConfig {
   std::string output; ///< prefix of the dataset's files
   std::string tokenizer = "byte";
   std::string field = "text"; ///< of a JSON object
-  int threads = 0;            ///< 0: one for each processor
-  double holdout = 0.0;       ///< share of the documents that goes to OUTPUT_valid
-  std::uint64_t seed = 0;     ///< of the choice of those documents
+  BadLines bad_lines = BadLines::kFail;
+  std::optional<TokenType> type; ///< absent: by the size of the vocabulary
+  /// Tokens of a sequence of the index: a longer document becomes several. 0: as long as they come.
+  std::int64_t longest_sequence = 0;
+  int threads = 0;        ///< 0: one for each processor
+  double holdout = 0.0;   ///< share of the documents that goes to OUTPUT_valid
+  std::uint64_t seed = 0; ///< of the choice of those documents
   bool overwrite = false;
 };
 
@@ -33,13 +39,16 @@ struct BuildReport {
   /// OUTPUT alone, or OUTPUT_train and OUTPUT_valid.
   std::vector<Dataset> datasets;
   std::vector<std::string> skipped_files; ///< empty or binary ones in folders
+  std::int64_t bad_lines = 0;             ///< of JSON, passed over
   std::int64_t bytes = 0;                 ///< of text read
   double seconds = 0.0;
 };
 
-/// Reads, encodes on several threads and writes; the files do not depend on the number of threads.
-/// Throws Error for input that is missing, empty, binary or damaged, and leaves nothing behind
-/// then.
+/// Reads, encodes on several threads and writes; the files do not depend on the number of threads,
+/// and memory depends on the longest document and 4 bytes a document, not on the input's size. The
+/// first lines that are passed over are named in the log. Throws Error for input that is missing,
+/// empty, binary or damaged, and leaves nothing behind then. A killed build leaves OUTPUT.building
+/// and files that end in ".part"; the same build given again replaces them.
 BuildReport build_dataset(const BuildConfig& config);
 
 } // namespace baton

@@ -16,6 +16,7 @@ static_assert(
 
 constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
 constexpr std::uint64_t kVersion = 1;
+constexpr int kLastTypeCode = 8; // they begin with 1
 constexpr std::size_t kTypeOffset = kMagic.size() + sizeof(std::uint64_t);
 constexpr std::size_t kSequenceCountOffset = kTypeOffset + 1;
 constexpr std::size_t kBoundaryCountOffset = kSequenceCountOffset + sizeof(std::uint64_t);
@@ -77,6 +78,16 @@ std::string_view token_type_name(TokenType type) {
   return "unknown";
 }
 
+TokenType token_type_of(std::string_view name) {
+  for (int code = 1; code <= kLastTypeCode; ++code) {
+    const auto type = static_cast<TokenType>(code);
+    if (token_type_name(type) == name) {
+      return type;
+    }
+  }
+  throw Error("no type of token is named \"" + std::string(name) + "\"");
+}
+
 TokenType token_type_for(std::int64_t vocab_size) {
   constexpr std::int64_t kLargestForUint16 = 65500; // Megatron's limit, not 65536
   return vocab_size < kLargestForUint16 ? TokenType::kUint16 : TokenType::kInt32;
@@ -108,8 +119,10 @@ void DatasetIndex::read_header(const std::string& name) {
     throw Error(name + ": version " + std::to_string(version) + " of the format, only 1 is known");
   }
   const auto code = load<std::uint8_t>(bytes_, kTypeOffset);
-  if (code < 1 || code > 8) {
-    throw Error(name + ": token type code " + std::to_string(code) + ", must be 1 to 8");
+  if (code < 1 || code > kLastTypeCode) {
+    throw Error(
+        name + ": token type code " + std::to_string(code) + ", must be 1 to " +
+        std::to_string(kLastTypeCode));
   }
   type_ = static_cast<TokenType>(code);
   const auto sequences = load<std::uint64_t>(bytes_, kSequenceCountOffset);
@@ -198,6 +211,11 @@ void DatasetIndex::check_documents(const std::string& name) const {
   }
 }
 
+std::int64_t DatasetIndex::sequence_length(std::int64_t sequence) const {
+  return load<std::int32_t>(
+      bytes_, kHeaderSize + static_cast<std::size_t>(sequence) * sizeof(std::int32_t));
+}
+
 std::int64_t DatasetIndex::boundary(std::int64_t document) const {
   const std::size_t boundaries =
       kHeaderSize + static_cast<std::size_t>(num_sequences_) * kSequenceSize;
@@ -217,24 +235,47 @@ std::int64_t DatasetIndex::document_start(std::int64_t document) const {
   return offset / static_cast<std::int64_t>(token_size(type_));
 }
 
-std::string dataset_index_bytes(TokenType type, const std::vector<std::int32_t>& lengths) {
-  std::string bytes(kMagic);
-  append(bytes, kVersion);
-  append(bytes, static_cast<std::uint8_t>(type));
-  append(bytes, static_cast<std::uint64_t>(lengths.size()));
-  append(bytes, static_cast<std::uint64_t>(lengths.size() + 1));
-  for (const std::int32_t length : lengths) {
-    append(bytes, length);
+void DatasetIndexWriter::end_document() {
+  ++num_documents_;
+  const auto boundary = static_cast<std::int64_t>(lengths_.size());
+  if (boundary != next_boundary_) {
+    jumps_.push_back({.document = num_documents_, .sequence = boundary});
+  }
+  next_boundary_ = boundary + 1;
+}
+
+void DatasetIndexWriter::write(const Sink& sink) const {
+  constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
+  std::string block(kMagic);
+  const auto put = [&](auto value) {
+    append(block, value);
+    if (block.size() >= kBlockBytes) {
+      sink(block);
+      block.clear();
+    }
+  };
+  put(kVersion);
+  put(static_cast<std::uint8_t>(type_));
+  put(static_cast<std::uint64_t>(lengths_.size()));
+  put(static_cast<std::uint64_t>(num_documents_ + 1));
+  for (const std::int32_t length : lengths_) {
+    put(length);
   }
   std::int64_t offset = 0;
-  for (const std::int32_t length : lengths) {
-    append(bytes, offset);
-    offset += static_cast<std::int64_t>(length) * static_cast<std::int64_t>(token_size(type));
+  for (const std::int32_t length : lengths_) {
+    put(offset);
+    offset += static_cast<std::int64_t>(length) * static_cast<std::int64_t>(token_size(type_));
   }
-  for (std::size_t i = 0; i <= lengths.size(); ++i) {
-    append(bytes, static_cast<std::int64_t>(i));
+  std::int64_t boundary = 0;
+  auto jump = jumps_.begin();
+  for (std::int64_t document = 0; document <= num_documents_; ++document, ++boundary) {
+    if (jump != jumps_.end() && jump->document == document) {
+      boundary = jump->sequence;
+      ++jump;
+    }
+    put(boundary);
   }
-  return bytes;
+  sink(block);
 }
 
 } // namespace baton

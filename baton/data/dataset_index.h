@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +31,9 @@ std::size_t token_size(TokenType type);
 /// "uint16", "float32", ...
 std::string_view token_type_name(TokenType type);
 
+/// The type of this name. Throws Error for any other.
+TokenType token_type_of(std::string_view name);
+
 /// The smallest integer type that Megatron's own tools choose for ids below `vocab_size`.
 TokenType token_type_for(std::int64_t vocab_size);
 
@@ -52,6 +57,7 @@ class DatasetIndex {
   std::int64_t num_documents() const { return num_documents_; }
   std::int64_t num_sequences() const { return num_sequences_; }
   std::int64_t num_tokens() const { return num_tokens_; }
+  std::int64_t sequence_length(std::int64_t sequence) const;
 
   /// Index of a document's first token in the `.bin` file; `document` may equal num_documents().
   std::int64_t document_start(std::int64_t document) const;
@@ -73,8 +79,35 @@ class DatasetIndex {
   std::int64_t num_tokens_ = 0;
 };
 
-/// The bytes of an `.idx` file whose documents have these lengths, one sequence each. A length must
-/// fit in 31 bits.
-std::string dataset_index_bytes(TokenType type, const std::vector<std::int32_t>& lengths);
+/// Gathers the lengths of sequences and writes them as an `.idx` file. Holds 4 bytes a sequence,
+/// and 16 more for a document that has other than one.
+class DatasetIndexWriter {
+ public:
+  using Sink = std::function<void(std::string_view)>;
+
+  explicit DatasetIndexWriter(TokenType type) : type_(type) {}
+
+  /// A sequence of the document under way.
+  void add_sequence(std::int32_t length) { lengths_.push_back(length); }
+  void end_document();
+
+  std::int64_t num_documents() const { return num_documents_; }
+
+  /// The bytes of the file, in blocks.
+  void write(const Sink& sink) const;
+
+ private:
+  // The boundaries from `document` on, up to the next jump, are `sequence`, `sequence` + 1, ...
+  struct Jump {
+    std::int64_t document = 0;
+    std::int64_t sequence = 0;
+  };
+
+  TokenType type_;
+  std::deque<std::int32_t> lengths_; // grows without a second copy of what is there
+  std::vector<Jump> jumps_;
+  std::int64_t num_documents_ = 0;
+  std::int64_t next_boundary_ = 1; // of the document under way, if it has one sequence
+};
 
 } // namespace baton

@@ -36,15 +36,62 @@ std::string index_file(
          packed(offsets) + packed(boundaries);
 }
 
+// What the library writes for documents of sequences of these lengths.
+std::string written(TokenType type, const std::vector<std::vector<std::int32_t>>& documents) {
+  DatasetIndexWriter writer(type);
+  for (const std::vector<std::int32_t>& document : documents) {
+    for (const std::int32_t length : document) {
+      writer.add_sequence(length);
+    }
+    writer.end_document();
+  }
+  std::string bytes;
+  writer.write([&bytes](std::string_view block) { bytes += block; });
+  return bytes;
+}
+
 std::string refusal(const std::string& bytes, std::uint64_t bin_size) {
   return error_of([&] { DatasetIndex(view(bytes), bin_size, "x.idx"); });
 }
 
 TEST(DatasetIndex, WritesTheFormatByteForByte) {
   EXPECT_EQ(
-      dataset_index_bytes(TokenType::kUint16, {3, 0, 2}),
+      written(TokenType::kUint16, {{3}, {0}, {2}}),
       index_file(8, {3, 0, 2}, {0, 6, 6}, {0, 1, 2, 3}));
-  EXPECT_EQ(dataset_index_bytes(TokenType::kInt32, {}), index_file(4, {}, {}, {0}));
+  EXPECT_EQ(written(TokenType::kInt32, {}), index_file(4, {}, {}, {0}));
+}
+
+TEST(DatasetIndex, WritesDocumentsOfSeveralSequences) {
+  EXPECT_EQ(
+      written(TokenType::kInt64, {{1, 2}, {3}, {}, {}, {4}, {5}, {6, 7, 8}, {9}}),
+      index_file(
+          5,
+          {1, 2, 3, 4, 5, 6, 7, 8, 9},
+          {0, 8, 24, 48, 80, 120, 168, 224, 288},
+          {0, 2, 3, 3, 3, 4, 5, 8, 9}));
+}
+
+TEST(DatasetIndex, WritesInBlocksWhatItReads) {
+  std::vector<std::vector<std::int32_t>> documents;
+  std::int64_t tokens = 0;
+  for (std::uint64_t i = 0; i < 200000; ++i) {
+    const auto words = philox(RandomKey(4), i);
+    documents.emplace_back(words[0] % 8 == 0 ? words[1] % 4 : 1, words[2] % 100);
+    for (const std::int32_t length : documents.back()) {
+      tokens += length;
+    }
+  }
+  const std::string bytes = written(TokenType::kUint16, documents);
+  const DatasetIndex index(view(bytes), static_cast<std::uint64_t>(tokens) * 2, "x.idx");
+  ASSERT_EQ(index.num_documents(), 200000);
+  EXPECT_EQ(index.num_tokens(), tokens);
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    std::int64_t length = 0;
+    for (const std::int32_t part : documents[i]) {
+      length += part;
+    }
+    ASSERT_EQ(index.document_length(static_cast<std::int64_t>(i)), length);
+  }
 }
 
 TEST(DatasetIndex, ReadsDocumentsOfSeveralSequences) {

@@ -49,6 +49,10 @@ std::size_t convert_to(TokenType type, std::span<const std::int32_t> tokens, std
   throw Error(std::string(token_type_name(type)) + " cannot hold token ids");
 }
 
+std::string part_of(const std::string& path) {
+  return path + ".part";
+}
+
 void remove_if_there(const std::string& path) {
   std::error_code error;
   std::filesystem::remove(path, error);
@@ -57,34 +61,52 @@ void remove_if_there(const std::string& path) {
   }
 }
 
+const DatasetWriterConfig& checked(const DatasetWriterConfig& config) {
+  if (config.type == TokenType::kFloat32 || config.type == TokenType::kFloat64) {
+    throw Error(std::string(token_type_name(config.type)) + " cannot hold token ids");
+  }
+  constexpr std::int64_t kLongest = std::numeric_limits<std::int32_t>::max();
+  if (config.longest_sequence < 1 || config.longest_sequence > kLongest) {
+    throw Error(
+        "the longest sequence must have 1 to " + std::to_string(kLongest) +
+        " tokens: " + std::to_string(config.longest_sequence));
+  }
+  return config;
+}
+
 } // namespace
 
-DatasetWriter::DatasetWriter(const std::string& prefix, TokenType type)
-    : paths_(prefix), type_(type), tokens_(paths_.tokens) {}
+DatasetWriter::DatasetWriter(const std::string& prefix, const DatasetWriterConfig& config)
+    : paths_(prefix),
+      config_(checked(config)),
+      tokens_(paths_.tokens, part_of(paths_.tokens)),
+      index_(config.type) {}
 
 void DatasetWriter::add_document(
     std::span<const std::int32_t> tokens,
     std::span<const std::uint8_t> mask) {
   const std::string document = paths_.prefix + ": document " + std::to_string(num_documents());
-  if (tokens.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-    throw Error(
-        document + " has " + std::to_string(tokens.size()) +
-        " tokens; the format holds less than 2^31 in one: split it");
-  }
   if (!mask.empty() && mask.size() != tokens.size()) {
     throw Error(
         document + " has " + std::to_string(tokens.size()) + " tokens and a mask of " +
         std::to_string(mask.size()));
   }
-  const std::size_t bad = convert_to(type_, tokens, token_buffer_);
+  const std::size_t bad = convert_to(config_.type, tokens, token_buffer_);
   if (bad != tokens.size()) {
     throw Error(
         document + " holds the id " + std::to_string(tokens[bad]) + ", which does not fit " +
-        std::string(token_type_name(type_)));
+        std::string(token_type_name(config_.type)));
   }
   append_mask(tokens.size(), mask);
-  lengths_.push_back(static_cast<std::int32_t>(tokens.size()));
-  num_tokens_ += static_cast<std::int64_t>(tokens.size());
+  const auto length = static_cast<std::int64_t>(tokens.size());
+  std::int64_t left = length;
+  do { // an empty document has an empty sequence
+    const std::int64_t part = std::min(left, config_.longest_sequence);
+    index_.add_sequence(static_cast<std::int32_t>(part));
+    left -= part;
+  } while (left > 0);
+  index_.end_document();
+  num_tokens_ += length;
   if (token_buffer_.size() >= kBufferBytes) {
     flush();
   }
@@ -92,7 +114,7 @@ void DatasetWriter::add_document(
 
 void DatasetWriter::append_mask(std::size_t count, std::span<const std::uint8_t> mask) {
   if (!mask.empty() && !mask_) {
-    mask_.emplace(paths_.mask);
+    mask_.emplace(paths_.mask, part_of(paths_.mask));
     const std::string ones(kBufferBytes, '\1');
     for (auto left = static_cast<std::size_t>(num_tokens_); left > 0;) {
       const std::size_t part = std::min(left, ones.size());
@@ -116,17 +138,42 @@ void DatasetWriter::flush() {
   }
 }
 
-void DatasetWriter::commit() {
+void DatasetWriter::finish() {
   flush();
+  tokens_.sync();
+  if (mask_) {
+    mask_->sync();
+  }
+  index_file_.emplace(paths_.index, part_of(paths_.index));
+  index_.write([this](std::string_view block) { index_file_->write(block); });
+  index_file_->sync();
+}
+
+void DatasetWriter::retire_older() {
   remove_if_there(paths_.index);
   remove_if_there(paths_.mask);
   const std::filesystem::path folder = std::filesystem::path(paths_.index).parent_path();
   sync_folder(folder.empty() ? "." : folder.string());
+}
+
+void DatasetWriter::publish() {
   tokens_.commit();
   if (mask_) {
     mask_->commit();
   }
-  write_file_atomically(paths_.index, dataset_index_bytes(type_, lengths_));
+  index_file_->commit();
+}
+
+void DatasetWriter::commit() {
+  finish();
+  retire_older();
+  publish();
+}
+
+void remove_parts(const DatasetPaths& paths) {
+  for (const std::string& path : {paths.tokens, paths.mask, paths.index}) {
+    remove_if_there(part_of(path));
+  }
 }
 
 } // namespace baton

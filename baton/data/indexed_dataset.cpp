@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/data/indexed_dataset.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -80,6 +81,7 @@ IndexedDataset::IndexedDataset(const std::string& prefix)
       index_file_(paths_.index),
       token_file_(paths_.tokens),
       index_(index_file_.bytes(), token_file_.size(), paths_.index) {
+  index_file_.release(); // the check read all of it
   if (type() == TokenType::kFloat32 || type() == TokenType::kFloat64) {
     throw Error(
         paths_.index + ": holds " + std::string(token_type_name(type())) +
@@ -125,6 +127,15 @@ void IndexedDataset::read_tokens(
         " of document " + std::to_string(document) + " is " + std::to_string(out[bad]) +
         ", outside the vocabulary of " + std::to_string(vocab_size));
   }
+}
+
+std::int64_t IndexedDataset::count_unmasked() const {
+  if (!mask_file_) {
+    return num_tokens();
+  }
+  const std::span<const std::byte> bytes = mask_file_->bytes();
+  return static_cast<std::int64_t>(bytes.size()) -
+         std::count(bytes.begin(), bytes.end(), std::byte{0});
 }
 
 void IndexedDataset::read_mask(std::int64_t document, std::int64_t first, std::span<float> out)

@@ -30,9 +30,13 @@ class IndexedDataset {
   explicit IndexedDataset(const std::string& prefix);
 
   std::int64_t num_documents() const { return index_.num_documents(); }
+  std::int64_t num_sequences() const { return index_.num_sequences(); }
   std::int64_t num_tokens() const { return index_.num_tokens(); }
   std::int64_t document_length(std::int64_t document) const {
     return index_.document_length(document);
+  }
+  std::int64_t sequence_length(std::int64_t sequence) const {
+    return index_.sequence_length(sequence);
   }
   TokenType type() const { return index_.type(); }
   bool has_mask() const { return mask_file_.has_value(); }
@@ -45,6 +49,9 @@ class IndexedDataset {
       std::int64_t first,
       std::int64_t vocab_size,
       std::span<std::int64_t> out) const;
+
+  /// Tokens that the loss counts; all of them without a mask file.
+  std::int64_t count_unmasked() const;
 
   /// Copies the loss mask of the same tokens as 0 or 1; all 1 without a mask file.
   void read_mask(std::int64_t document, std::int64_t first, std::span<float> out) const;

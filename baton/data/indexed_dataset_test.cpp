@@ -115,7 +115,12 @@ TEST(IndexedDataset, RefusesMissingTruncatedAndFloatFiles) {
   EXPECT_NE(
       error_of([&] { IndexedDataset(folder / "d"); }).find("d.bin: cannot open"),
       std::string::npos);
-  folder.write("f.idx", dataset_index_bytes(TokenType::kFloat32, {1}));
+  DatasetIndexWriter index(TokenType::kFloat32);
+  index.add_sequence(1);
+  index.end_document();
+  std::string bytes;
+  index.write([&bytes](std::string_view block) { bytes += block; });
+  folder.write("f.idx", bytes);
   folder.write("f.bin", "1234");
   EXPECT_NE(
       error_of([&] { IndexedDataset(folder / "f"); }).find("float32 values"), std::string::npos);
@@ -124,7 +129,7 @@ TEST(IndexedDataset, RefusesMissingTruncatedAndFloatFiles) {
 TEST(DatasetWriter, LeavesNothingWithoutCommit) {
   const ScratchFolder folder;
   {
-    DatasetWriter writer(folder / "d", TokenType::kUint16);
+    DatasetWriter writer(folder / "d", {});
     writer.add_document(std::vector<std::int32_t>{1, 2}, std::vector<std::uint8_t>{0, 1});
   }
   EXPECT_TRUE(folder.names().empty());
@@ -132,13 +137,13 @@ TEST(DatasetWriter, LeavesNothingWithoutCommit) {
 
 TEST(DatasetWriter, RefusesIdsThatDoNotFit) {
   const ScratchFolder folder;
-  DatasetWriter writer(folder / "d", TokenType::kUint16);
+  DatasetWriter writer(folder / "d", {});
   EXPECT_NE(
       error_of([&] {
         writer.add_document(std::vector<std::int32_t>{1, 65536}, {});
       }).find("65536, which does not fit uint16"),
       std::string::npos);
-  EXPECT_THROW(DatasetWriter(folder / "no/such/folder/d", TokenType::kUint16), Error);
+  EXPECT_THROW(DatasetWriter(folder / "no/such/folder/d", {}), Error);
 }
 
 } // namespace

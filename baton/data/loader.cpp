@@ -68,9 +68,11 @@ class Loader::Prefetcher {
     std::exception_ptr error;
   };
 
-  Prefetcher(Packer packer, const LoaderState& from, int capacity)
-      : packer_(packer),
-        capacity_(static_cast<std::size_t>(capacity)),
+  Prefetcher(Packer packer, const LoaderState& from, const LoaderConfig& config)
+      : packer_(std::move(packer)),
+        rank_(config.rank),
+        count_(config.count),
+        capacity_(static_cast<std::size_t>(config.prefetch)),
         thread_([this, from] { run(from); }) {}
 
   ~Prefetcher() {
@@ -101,7 +103,9 @@ class Loader::Prefetcher {
     for (;;) {
       Item item;
       try {
+        packer_.skip(state, rank_);
         item.packed = packer_.pack(state);
+        packer_.skip(state, count_ - 1 - rank_);
         item.after = state;
       } catch (...) {
         item.error = std::current_exception();
@@ -122,6 +126,8 @@ class Loader::Prefetcher {
   }
 
   Packer packer_;
+  std::int64_t rank_;
+  std::int64_t count_;
   std::size_t capacity_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -130,46 +136,30 @@ class Loader::Prefetcher {
   std::thread thread_; // last: it uses the others
 };
 
-Loader::Loader(std::shared_ptr<const IndexedDataset> dataset, const LoaderConfig& config)
-    : dataset_(std::move(dataset)), config_(config), packer_(*dataset_, packer_config(config)) {
+Loader::Loader(std::shared_ptr<const Blend> blend, const LoaderConfig& config)
+    : config_(config), packer_(std::move(blend), packer_config(config)), state_(packer_.start()) {
   if (config.prefetch < 1) {
     throw Error("prefetch must be at least 1: " + std::to_string(config.prefetch));
   }
-  state_.seed = config.seed;
-  state_.dataset_documents = dataset_->num_documents();
-  state_.dataset_tokens = dataset_->num_tokens();
+  if (config.rank < 0 || config.rank >= config.count) {
+    throw Error(
+        "a rank must be one of 0 to count - 1: " + std::to_string(config.rank) + " of " +
+        std::to_string(config.count));
+  }
 }
 
 Loader::~Loader() = default;
 
 Microbatch Loader::next() {
   if (!prefetcher_) {
-    prefetcher_ = std::make_unique<Prefetcher>(packer_, state_, config_.prefetch);
+    prefetcher_ = std::make_unique<Prefetcher>(packer_, state_, config_);
   }
   Prefetcher::Item item = prefetcher_->take();
   state_ = item.after;
   return to_microbatch(std::move(item.packed));
 }
 
-void Loader::skip(std::int64_t count) {
-  if (count == 0) {
-    return;
-  }
-  prefetcher_.reset();
-  packer_.skip(state_, count);
-}
-
 void Loader::restore(const LoaderState& state) {
-  const auto check = [](auto saved, auto own, const char* what) {
-    if (saved != own) {
-      throw Error(
-          std::string("cannot continue in this data: ") + what + " was " + std::to_string(saved) +
-          " and is " + std::to_string(own));
-    }
-  };
-  check(state.seed, state_.seed, "the seed");
-  check(state.dataset_documents, state_.dataset_documents, "the number of documents");
-  check(state.dataset_tokens, state_.dataset_tokens, "the number of tokens");
   packer_.check(state);
   prefetcher_.reset();
   state_ = state;
@@ -179,12 +169,12 @@ EvalLoader::EvalLoader(
     std::shared_ptr<const IndexedDataset> dataset,
     std::int64_t tokens_per_microbatch,
     std::int64_t vocab_size)
-    : dataset_(std::move(dataset)),
-      packer_(
-          *dataset_,
+    : packer_(
+          std::make_shared<const Blend>(std::vector{std::move(dataset)}),
           {.tokens_per_microbatch = tokens_per_microbatch,
            .vocab_size = vocab_size,
-           .shuffle_seed = {}}) {}
+           .shuffle_seed = {}}),
+      state_(packer_.start()) {}
 
 std::optional<Microbatch> EvalLoader::next() {
   PackedTokens packed = packer_.pack(state_);

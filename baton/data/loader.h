@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/base/layout.h"
+#include "baton/data/blend.h"
 #include "baton/data/indexed_dataset.h"
 #include "baton/data/loader_state.h"
 #include "baton/data/packer.h"
@@ -26,43 +27,45 @@ struct Microbatch {
   std::int64_t targets = 0; ///< labels that are not -100 and not masked
 };
 
-/// What a training loader needs beyond its dataset.
+/// What a training loader needs beyond its data.
 struct LoaderConfig {
   std::int64_t tokens_per_microbatch = 0;
   std::int64_t vocab_size = 0; ///< ids must lie below
   std::uint64_t seed = 0;
-  int prefetch = 4; ///< microbatches made ahead by a background thread
+  std::int64_t rank = 0;  ///< takes microbatches rank, rank + count, rank + 2 count, ... and
+  std::int64_t count = 1; ///< passes over those between without reading them
+  int prefetch = 4;       ///< microbatches made ahead by a background thread
 };
 
-/// Endless microbatches of exactly T tokens over shuffled documents. Each epoch has its own order
-/// and hands out every token once; the next epoch begins in the same microbatch. A document that
-/// does not fit is cut, and its rest begins the next microbatch as a sequence of its own.
+/// Endless microbatches of exactly T tokens over shuffled documents of a blend. Each epoch of a set
+/// has its own order and hands out every token once; the next epoch begins in the same microbatch.
+/// A document that does not fit is cut, and its rest begins the next microbatch as a sequence of
+/// its own.
 ///
-/// The microbatches are a function of (dataset, T, seed, index) alone: neither the background
-/// thread nor the place where a run was resumed changes a bit. One thread calls a loader.
+/// The microbatches are a function of (blend, T, seed, index) alone: neither the ranks nor the
+/// background thread nor the place where a run was resumed changes a bit. One thread calls a
+/// loader.
 class Loader {
  public:
-  Loader(std::shared_ptr<const IndexedDataset> dataset, const LoaderConfig& config);
+  Loader(std::shared_ptr<const Blend> blend, const LoaderConfig& config);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The next microbatch. What goes wrong while it is made is thrown here, and the state stays.
+  /// This rank's next microbatch. What goes wrong while it is made is thrown here, and the state
+  /// stays.
   Microbatch next();
 
-  /// Passes over `count` microbatches without reading them: those of other ranks.
-  void skip(std::int64_t count);
-
-  /// The place of the next microbatch; a loader that restores it continues as this one would.
+  /// The place behind the last microbatch of each rank, the same on all of them. A loader that
+  /// restores it continues as this one would, with any number of ranks.
   const LoaderState& state() const { return state_; }
 
-  /// Throws Error when the state belongs to another dataset or another seed.
+  /// Throws Error when the state belongs to other data, other shares or another seed.
   void restore(const LoaderState& state);
 
  private:
   class Prefetcher;
 
-  std::shared_ptr<const IndexedDataset> dataset_;
   LoaderConfig config_;
   Packer packer_;
   LoaderState state_;
@@ -82,10 +85,9 @@ class EvalLoader {
   std::optional<Microbatch> next();
 
   /// Begins again.
-  void rewind() { state_ = {}; }
+  void rewind() { state_ = packer_.start(); }
 
  private:
-  std::shared_ptr<const IndexedDataset> dataset_;
   Packer packer_;
   LoaderState state_;
 };

@@ -45,6 +45,10 @@ open_dataset(const ScratchFolder& folder, const Documents& documents, const Mask
   return std::make_shared<const IndexedDataset>(folder / "d");
 }
 
+std::shared_ptr<const Blend> alone(std::shared_ptr<const IndexedDataset> dataset) {
+  return std::make_shared<const Blend>(std::vector{std::move(dataset)});
+}
+
 std::vector<std::int64_t> values(const at::Tensor& tensor) {
   const auto* data = tensor.const_data_ptr<std::int64_t>();
   return {data, data + tensor.numel()};
@@ -110,7 +114,7 @@ TEST(Loader, EveryTokenOnceAnEpochAndNothingPadded) {
     const auto dataset = open_dataset(folder, documents);
     const std::int64_t total = dataset->num_tokens();
     const std::int64_t length = 1 + words[0] % 70;
-    Loader loader(dataset, config_of(length, trial));
+    Loader loader(alone(dataset), config_of(length, trial));
 
     // Three epochs, in one stream: epoch e is tokens [e * total, (e + 1) * total).
     std::vector<std::int64_t> stream;
@@ -123,7 +127,7 @@ TEST(Loader, EveryTokenOnceAnEpochAndNothingPadded) {
       for (const std::int64_t token : values(microbatch.tokens_T)) {
         stream.push_back(token);
       }
-      ASSERT_EQ(loader.state().tokens, static_cast<std::int64_t>(stream.size()));
+      ASSERT_EQ(loader.state().tokens(), static_cast<std::int64_t>(stream.size()));
       ASSERT_EQ(loader.state().microbatch, i + 1);
     }
     for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
@@ -140,10 +144,10 @@ TEST(Loader, EveryTokenOnceAnEpochAndNothingPadded) {
 TEST(Loader, EpochsAreShuffledDifferently) {
   const ScratchFolder folder;
   const auto dataset = open_dataset(folder, numbered_documents(std::vector<int>(50, 1)));
-  Loader loader(dataset, config_of(50));
+  Loader loader(alone(dataset), config_of(50));
   const auto first = loader.next();
   const auto second = loader.next();
-  Loader other(dataset, config_of(50, 6));
+  Loader other(alone(dataset), config_of(50, 6));
   EXPECT_FALSE(first.tokens_T.equal(second.tokens_T));
   EXPECT_FALSE(first.tokens_T.equal(other.next().tokens_T));
   EXPECT_FALSE(first.tokens_T.equal(at::arange(50)));
@@ -152,7 +156,7 @@ TEST(Loader, EpochsAreShuffledDifferently) {
 TEST(Loader, CutDocumentContinuesInTheNextMicrobatch) {
   const ScratchFolder folder;
   const auto dataset = open_dataset(folder, numbered_documents({7}));
-  Loader loader(dataset, config_of(3));
+  Loader loader(alone(dataset), config_of(3));
   EXPECT_EQ(values(loader.next().labels_T), (std::vector<std::int64_t>{1, 2, 3}));
   const Microbatch second = loader.next();
   EXPECT_EQ(values(second.tokens_T), (std::vector<std::int64_t>{3, 4, 5}));
@@ -165,37 +169,59 @@ TEST(Loader, CutDocumentContinuesInTheNextMicrobatch) {
   EXPECT_EQ(third.targets, 2);
 }
 
-TEST(Loader, ResumesAndSkipsToAnyMicrobatch) {
+TEST(Loader, ResumesAtAnyMicrobatch) {
   const ScratchFolder folder;
   const Documents documents = numbered_documents(random_lengths(RandomKey(4), 10, 20));
   const auto dataset = open_dataset(folder, documents);
   const LoaderConfig config = config_of(13);
   std::vector<Microbatch> straight;
   std::vector<LoaderState> states;
-  Loader loader(dataset, config);
+  Loader loader(alone(dataset), config);
   for (int i = 0; i < 30; ++i) {
     states.push_back(loader.state());
     straight.push_back(loader.next());
   }
   for (std::size_t i = 0; i < straight.size(); ++i) {
-    Loader resumed(dataset, config);
+    Loader resumed(alone(dataset), config);
     resumed.restore(loader_state_from_json(to_json(states[i])));
-    Loader skipped(dataset, config);
-    skipped.skip(static_cast<std::int64_t>(i));
-    EXPECT_EQ(skipped.state(), states[i]);
     for (std::size_t k = i; k < std::min(i + 4, straight.size()); ++k) {
       EXPECT_TRUE(same(resumed.next(), straight[k]));
-      EXPECT_TRUE(same(skipped.next(), straight[k]));
     }
   }
-  // Within a run too: every third microbatch, back and forth.
-  Loader sparse(dataset, config);
-  for (std::size_t i = 0; i < straight.size(); i += 3) {
-    EXPECT_TRUE(same(sparse.next(), straight[i]));
-    sparse.skip(2);
+  loader.restore(states[1]);
+  EXPECT_TRUE(same(loader.next(), straight[1]));
+}
+
+TEST(Loader, RanksShareTheMicrobatchesOut) {
+  const ScratchFolder folder;
+  const auto blend =
+      alone(open_dataset(folder, numbered_documents(random_lengths(RandomKey(6), 20, 30))));
+  std::vector<Microbatch> straight;
+  std::vector<LoaderState> states;
+  Loader loader(blend, config_of(11));
+  for (int i = 0; i < 60; ++i) {
+    states.push_back(loader.state());
+    straight.push_back(loader.next());
   }
-  sparse.restore(states[1]);
-  EXPECT_TRUE(same(sparse.next(), straight[1]));
+  for (const std::int64_t count : {1, 2, 3, 5}) {
+    for (std::int64_t rank = 0; rank < count; ++rank) {
+      LoaderConfig config = config_of(11);
+      config.rank = rank;
+      config.count = count;
+      Loader own(blend, config);
+      for (std::int64_t round = 0; round < 6; ++round) {
+        EXPECT_EQ(own.state(), states[static_cast<std::size_t>(round * count)]);
+        EXPECT_TRUE(same(own.next(), straight[static_cast<std::size_t>(round * count + rank)]));
+      }
+      // A state that another number of ranks left.
+      own.restore(states[7]);
+      EXPECT_TRUE(same(own.next(), straight[static_cast<std::size_t>(7 + rank)]));
+    }
+  }
+  LoaderConfig config = config_of(11);
+  config.rank = 1;
+  EXPECT_EQ(
+      error_of([&] { Loader(blend, config); }), "a rank must be one of 0 to count - 1: 1 of 1");
 }
 
 TEST(Loader, PrefetchDepthChangesNothing) {
@@ -206,8 +232,8 @@ TEST(Loader, PrefetchDepthChangesNothing) {
   one.prefetch = 1;
   LoaderConfig many = config_of(17);
   many.prefetch = 16;
-  Loader first(dataset, one);
-  Loader second(dataset, many);
+  Loader first(alone(dataset), one);
+  Loader second(alone(dataset), many);
   for (int i = 0; i < 200; ++i) {
     ASSERT_TRUE(same(first.next(), second.next()));
     ASSERT_EQ(first.state(), second.state());
@@ -234,42 +260,47 @@ TEST(Loader, ErrorsReachTheCallerAndTheStateStays) {
   const auto dataset = open_dataset(folder, {{1, 2, 3, 999, 5, 6}});
   LoaderConfig config = config_of(2);
   config.vocab_size = 10;
-  Loader loader(dataset, config);
+  Loader loader(alone(dataset), config);
   EXPECT_EQ(loader.state().microbatch, 0);
-  loader.skip(1);
+  EXPECT_EQ(values(loader.next().tokens_T), (std::vector<std::int64_t>{1, 2}));
   for (int attempt = 0; attempt < 2; ++attempt) {
     EXPECT_EQ(
         error_of([&] { loader.next(); }),
         folder / "d.bin" + ": token 3 of document 0 is 999, outside the vocabulary of 10");
     EXPECT_EQ(loader.state().microbatch, 1);
   }
-  loader.skip(1);
-  EXPECT_EQ(values(loader.next().tokens_T), (std::vector<std::int64_t>{5, 6}));
+  config.rank = 2;
+  config.count = 3;
+  EXPECT_EQ(
+      values(Loader(alone(dataset), config).next().tokens_T), (std::vector<std::int64_t>{5, 6}));
 }
 
 TEST(Loader, RefusesBadConfigurationsAndStates) {
   const ScratchFolder folder;
   const auto dataset = open_dataset(folder, numbered_documents({3, 0, 4}));
-  EXPECT_THROW(Loader(dataset, config_of(0)), Error);
+  EXPECT_THROW(Loader(alone(dataset), config_of(0)), Error);
   LoaderConfig config = config_of(4);
   config.vocab_size = 0;
-  EXPECT_THROW(Loader(dataset, config), Error);
+  EXPECT_THROW(Loader(alone(dataset), config), Error);
   config = config_of(4);
   config.prefetch = 0;
-  EXPECT_THROW(Loader(dataset, config), Error);
+  EXPECT_THROW(Loader(alone(dataset), config), Error);
 
-  Loader loader(dataset, config_of(4));
+  Loader loader(alone(dataset), config_of(4));
   const auto refuses = [&loader](auto change) {
     LoaderState state = loader.state();
     change(state);
     EXPECT_THROW(loader.restore(state), Error);
   };
   refuses([](LoaderState& state) { state.seed += 1; });
-  refuses([](LoaderState& state) { state.dataset_tokens += 1; });
-  refuses([](LoaderState& state) { state.dataset_documents += 1; });
-  refuses([](LoaderState& state) { state.position = 4; });
-  refuses([](LoaderState& state) { state.offset = 5; });
-  refuses([](LoaderState& state) { state.offset = -1; });
+  refuses([](LoaderState& state) { state.sets[0].dataset_tokens += 1; });
+  refuses([](LoaderState& state) { state.sets[0].dataset_documents += 1; });
+  refuses([](LoaderState& state) { state.sets[0].position = 4; });
+  refuses([](LoaderState& state) { state.sets[0].offset = 5; });
+  refuses([](LoaderState& state) { state.sets[0].offset = -1; });
+  refuses([](LoaderState& state) { state.sets[0].share = 0.5; });
+  refuses([](LoaderState& state) { state.microbatch = -1; });
+  refuses([](LoaderState& state) { state.sets.clear(); });
 
   write_dataset(folder / "empty", {{}, {}});
   EXPECT_NE(
@@ -282,11 +313,21 @@ TEST(Loader, RefusesBadConfigurationsAndStates) {
 TEST(LoaderState, ReadsBackExactlyAndRefusesOtherJson) {
   LoaderState state;
   state.microbatch = 3;
-  state.offset = std::numeric_limits<std::int64_t>::max();
+  state.sets.resize(2);
+  state.sets[1].offset = std::numeric_limits<std::int64_t>::max();
+  state.sets[1].share = 0.1 + 0.2;
   state.seed = std::numeric_limits<std::uint64_t>::max();
   EXPECT_EQ(loader_state_from_json(to_json(state)), state);
   std::string json = to_json(state);
-  for (const char* bad : {"", "[]", "{}", "{\"microbatch\": 1"}) {
+  for (const char* bad :
+       {"",
+        "[]",
+        "{}",
+        "{\"microbatch\": 1",
+        R"({"microbatch":1,"seed":1})",
+        R"({"microbatch":1,"seed":1,"sets":{}})",
+        R"({"microbatch":1,"seed":1,"sets":[1]})",
+        R"({"microbatch":1,"seed":1,"sets":[{}]})"}) {
     EXPECT_THROW(loader_state_from_json(bad), Error);
   }
   json.replace(json.find("\"microbatch\":3"), 14, "\"microbatch\":-3");

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/data/mapped_file.h"
 
-#include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -27,39 +25,6 @@ struct Descriptor {
   ~Descriptor() { ::close(value); }
 };
 
-struct OwnedBytes {
-  std::byte* data = nullptr;
-  std::size_t size = 0;
-};
-
-OwnedBytes read_to_end(int descriptor, const std::string& path) {
-  OwnedBytes bytes;
-  std::size_t capacity = std::size_t{1} << 20;
-  for (;;) {
-    void* grown = std::realloc(bytes.data, capacity);
-    if (grown == nullptr) {
-      std::free(bytes.data);
-      throw RunError(path + ": no memory for " + std::to_string(capacity) + " bytes");
-    }
-    bytes.data = static_cast<std::byte*>(grown);
-    while (bytes.size < capacity) {
-      const ssize_t got = ::read(descriptor, bytes.data + bytes.size, capacity - bytes.size);
-      if (got < 0 && errno == EINTR) {
-        continue;
-      }
-      if (got < 0) {
-        std::free(bytes.data);
-        fail(path, "cannot read");
-      }
-      if (got == 0) {
-        return bytes;
-      }
-      bytes.size += static_cast<std::size_t>(got);
-    }
-    capacity *= 2;
-  }
-}
-
 } // namespace
 
 MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
@@ -75,10 +40,7 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
     throw Error(path_ + ": is a folder, not a file");
   }
   if (!S_ISREG(status.st_mode)) {
-    const OwnedBytes bytes = read_to_end(file.value, path_);
-    data_ = bytes.data;
-    size_ = bytes.size;
-    return;
+    throw Error(path_ + ": is no regular file");
   }
   size_ = static_cast<std::size_t>(status.st_size);
   if (size_ == 0) {
@@ -89,14 +51,11 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
     fail(path_, "cannot map");
   }
   data_ = static_cast<const std::byte*>(address);
-  mapped_ = true;
 }
 
 MappedFile::~MappedFile() {
-  if (mapped_) {
+  if (size_ > 0) {
     ::munmap(const_cast<std::byte*>(data_), size_);
-  } else {
-    std::free(const_cast<std::byte*>(data_));
   }
 }
 
@@ -114,13 +73,12 @@ void MappedFile::swap(MappedFile& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(mapped_, other.mapped_);
 }
 
-void MappedFile::expect_sequential_reads() const {
-  if (mapped_) {
+void MappedFile::release() const {
+  if (size_ > 0) {
     // Advice only: a system that cannot follow it reads correctly all the same.
-    ::madvise(const_cast<std::byte*>(data_), size_, MADV_SEQUENTIAL);
+    ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
   }
 }
 

@@ -68,7 +68,7 @@ inline void write_dataset(
     const Documents& documents,
     const Masks& masks = {},
     TokenType type = TokenType::kUint16) {
-  DatasetWriter writer(prefix, type);
+  DatasetWriter writer(prefix, {.type = type});
   for (std::size_t i = 0; i < documents.size(); ++i) {
     writer.add_document(documents[i], masks.empty() ? std::vector<std::uint8_t>() : masks[i]);
   }

@@ -15,7 +15,18 @@ void check_recipe(const Recipe& recipe, const std::string& name) {
     }
   };
   require_text("run.folder", recipe.run.folder);
-  require_text("data.train", recipe.data.train);
+  if (recipe.data.train.empty()) {
+    throw Error(name + ": data.train must be given");
+  }
+  for (const std::string& set : recipe.data.train) {
+    require_text("data.train", set);
+  }
+  if (!recipe.data.weights.empty() && recipe.data.weights.size() != recipe.data.train.size()) {
+    throw Error(
+        name + ": data.weights must have one weight for each set of data.train: " +
+        std::to_string(recipe.data.weights.size()) + " vs " +
+        std::to_string(recipe.data.train.size()));
+  }
   require_text("model.pattern", recipe.model.pattern);
   if (recipe.train.tokens_per_step % recipe.data.tokens_per_microbatch != 0) {
     throw Error(

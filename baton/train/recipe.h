@@ -36,14 +36,20 @@ struct RunConfig {
 };
 
 struct DataConfig {
-  std::string train;
+  std::vector<std::string> train;
+  std::vector<double> weights;
   std::string valid;
   std::string tokenizer = "byte";
   std::int64_t tokens_per_microbatch = 4096;
 
   template <class V>
   void visit(V& v) {
-    v.field("train", train, "path of the training set without .bin and .idx");
+    v.field("train", train, "path of the training set without .bin and .idx, or of several");
+    v.field(
+        "weights",
+        weights,
+        "shares of the training sets in the tokens, in proportion; empty takes each by its size",
+        Range::above(0.0));
     v.field("valid", valid, "path of the held-out set; empty for none");
     v.field(
         "tokenizer",

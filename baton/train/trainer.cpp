@@ -76,9 +76,10 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
       tokenizer_files_(read_files(*tokenizer_)),
       model_(recipe_.model),
       schedule_(recipe_.train.schedule, recipe_.train.steps) {
-  const auto dataset = std::make_shared<const IndexedDataset>(recipe_.data.train);
+  const auto blend =
+      std::make_shared<const Blend>(open_blend(recipe_.data.train, recipe_.data.weights));
   loader_ = std::make_unique<Loader>(
-      dataset,
+      blend,
       LoaderConfig{
           .tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
           .vocab_size = recipe_.model.vocabulary,
@@ -95,6 +96,7 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
   optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
   resume_from_newest(resume);
   log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
+  data_log_ = std::make_unique<DataLog>(blend, loader_->state());
 }
 
 void Trainer::resume_from_newest(Resume resume) {
@@ -140,6 +142,7 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
       metrics.valid_loss = result.valid_loss = evaluate();
     }
     log_->append(metrics);
+    data_log_->update(loader_->state(), step_);
     progress.update(step_, progress_note(metrics));
     if (last || due(recipe_.checkpoint.interval)) {
       save();
@@ -149,6 +152,7 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
   if (saved_at_ != step_) {
     save();
   }
+  data_log_->finish(loader_->state());
   log_->draw_curve();
   result.steps = step_;
   result.complete = step_ == recipe_.train.steps;

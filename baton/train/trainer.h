@@ -13,6 +13,7 @@
 #include "baton/data/loader.h"
 #include "baton/data/tokenizer.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/train/data_log.h"
 #include "baton/train/optimizer.h"
 #include "baton/train/recipe.h"
 #include "baton/train/run_log.h"
@@ -61,6 +62,7 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::shared_ptr<const IndexedDataset> valid_;
   std::unique_ptr<RunLog> log_;
+  std::unique_ptr<DataLog> data_log_;
   std::int64_t step_ = 0;     ///< updates done
   std::int64_t saved_at_ = 0; ///< `step_` of the newest checkpoint
 };

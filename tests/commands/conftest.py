@@ -114,3 +114,11 @@ def trained(corpus, tmp_path_factory):
     path.write_text(RECIPE.format(folder=corpus).replace(f"{corpus}/run", f"{folder}/run"))
     baton("train", path)
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def fail_writes(tmp_path_factory):
+    library = tmp_path_factory.mktemp("fail_writes") / "fail_writes.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, ROOT / "tests" / "commands" / "fail_writes.c", "-ldl"],
+                   check=True)
+    return library

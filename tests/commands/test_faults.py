@@ -17,7 +17,6 @@ from conftest import PROGRAM, baton, losses, refused
 
 KILLS = 50
 QUIET = dict(os.environ, BATON_LOG="error", BATON_PROGRESS="off")
-HERE = pathlib.Path(__file__).resolve().parent
 
 
 def start(recipe, *settings):
@@ -109,21 +108,13 @@ def test_a_limit_on_file_sizes_keeps_the_checkpoint_before(recipe, trained, tmp_
     assert max(losses(run)) == 16
 
 
-@pytest.fixture(scope="session")
-def fail_writes(tmp_path_factory):
-    library = tmp_path_factory.mktemp("fail_writes") / "fail_writes.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "fail_writes.c", "-ldl"],
-                   check=True)
-    return library
-
-
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 12, 15, 18])
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO])
 def test_a_failing_disk_keeps_the_checkpoint_before(
         recipe, trained, tmp_path, fail_writes, after, reason):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    environment = dict(QUIET, LD_PRELOAD=str(fail_writes), FAIL_FOLDER=str(run),
+    environment = dict(QUIET, LD_PRELOAD=str(fail_writes), FAIL_FOLDER=f"{run}/checkpoints/",
                        FAIL_AFTER=str(after), FAIL_ERROR=str(reason))
     more = ["train", recipe, "--set", "train.steps=16", "--set", "train.eval_interval=0"]
     message = refused(*more, code=1, env=environment)

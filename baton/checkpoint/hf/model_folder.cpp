@@ -81,6 +81,8 @@ std::string pickle_in(const fs::path& folder) {
   return found.empty() ? "" : found.front();
 }
 
+} // namespace
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text;
   for (const std::int64_t size : shape) {
@@ -88,8 +90,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   }
   return text.empty() ? "[]" : text + "]";
 }
-
-} // namespace
 
 bool is_model_folder(const fs::path& folder) {
   std::error_code error;
@@ -102,6 +102,7 @@ ModelFolder::ModelFolder(const fs::path& folder) : folder_(folder) {
   family_ = &family_of(config_, where);
   model_config_ = read_model_config(*family_, ConfigReader(config_, where));
   open_tensor_files();
+  check_layers();
   settle_dtype();
 }
 
@@ -157,6 +158,16 @@ void ModelFolder::open_tensor_files() {
   }
 }
 
+void ModelFolder::check_layers() const {
+  // Each has a tensor at least, so that no model far larger than its files is built.
+  const auto layers = model::parse_pattern(model_config_.pattern).layers.size();
+  if (layers > tensors_.size()) {
+    throw Error(
+        folder_.string() + ": holds " + std::to_string(tensors_.size()) +
+        " tensors, config.json means " + std::to_string(layers) + " layers");
+  }
+}
+
 void ModelFolder::settle_dtype() {
   // A config that names no type leaves it to the files.
   const ConfigReader reader(config_, kConfig);
@@ -189,21 +200,23 @@ std::vector<TensorPlace> ModelFolder::places(const std::vector<std::string>& par
   return found;
 }
 
-void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targets) const {
+void ModelFolder::each_part(
+    const std::map<std::string, at::Tensor>& targets,
+    const std::function<void(const std::string&, const at::Tensor&)>& work) const {
   std::vector<std::string> names;
   for (const auto& [name, target] : targets) {
     names.push_back(name);
   }
-  const std::vector<TensorPlace> found = places(names);
-  const auto each_part = [&](const auto& work) {
-    for (const TensorPlace& place : found) {
-      const std::vector<at::Tensor> parts = parts_of(targets.at(place.ours), place);
-      for (std::size_t i = 0; i < parts.size(); ++i) {
-        work(place.theirs[i], parts[i]);
-      }
+  for (const TensorPlace& place : places(names)) {
+    const std::vector<at::Tensor> parts = parts_of(targets.at(place.ours), place);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      work(place.theirs[i], parts[i]);
     }
-  };
-  each_part([&](const std::string& name, const at::Tensor& part) {
+  }
+}
+
+void ModelFolder::check_parameters(const std::map<std::string, at::Tensor>& targets) const {
+  each_part(targets, [&](const std::string& name, const at::Tensor& part) {
     const StoredTensor& stored = find(name);
     if (part.sizes() != at::IntArrayRef(stored.shape)) {
       throw Error(
@@ -212,7 +225,11 @@ void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targe
           shape_text(part.sizes().vec()));
     }
   });
-  each_part([&](const std::string& name, const at::Tensor& part) {
+}
+
+void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targets) const {
+  check_parameters(targets);
+  each_part(targets, [&](const std::string& name, const at::Tensor& part) {
     tensors_.at(name)->read_into(name, part, DtypeRule::kConvert);
   });
 }
