@@ -69,7 +69,7 @@ std::string range_text(Range range) {
 
 Json parse_config_json(std::string_view text) {
   Json json = parse_strict_json(with_wrapped_numbers(text));
-  if (!json.is_object()) {
+  if (!json.is_object() || json.contains(kWrapper)) { // a number alone is no config
     throw Error("must be a JSON object");
   }
   return json;

@@ -172,6 +172,33 @@ TEST(ModelFolder, NothingIsReadWhereAShapeDiffers) {
   EXPECT_TRUE(targets.at("embedding.weight").eq(-1.0).all().item<bool>());
 }
 
+TEST(ModelFolder, ParametersAreComparedBeforeTheyHaveMemory) {
+  const ScratchFolder scratch;
+  write_whole(scratch.path(), tensors_of("backbone"));
+  const ModelFolder folder(scratch.path());
+  const auto nowhere = at::TensorOptions(at::kMeta).dtype(at::kFloat);
+  folder.check_parameters({{"embedding.weight", at::empty({6, 8}, nowhere)}});
+  EXPECT_EQ(
+      message_of([&] {
+        folder.check_parameters(
+            {{"embedding.weight", at::empty({std::int64_t{1} << 40, 8}, nowhere)}});
+      }),
+      (scratch.path() / kWhole).string() +
+          ": tensor \"backbone.embeddings.weight\" has shape [6, 8], the config means "
+          "[1099511627776, 8]");
+}
+
+TEST(ModelFolder, LayersHaveATensorAtLeast) {
+  const ScratchFolder scratch;
+  write_whole(scratch.path(), tensors_of("backbone"));
+  Json config = config_of_mamba2();
+  config["num_hidden_layers"] = 4;
+  write_config(scratch.path(), config);
+  EXPECT_EQ(
+      refusal_of(scratch.path()),
+      scratch.path().string() + ": holds 3 tensors, config.json means 4 layers");
+}
+
 TEST(ModelFolder, MissingTensorsAreNamed) {
   const ScratchFolder scratch;
   std::vector<NamedTensor> tensors = tensors_of("backbone");
