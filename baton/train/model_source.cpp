@@ -8,12 +8,17 @@
 #include "baton/checkpoint/hf/model_folder.h"
 #include "baton/checkpoint/load.h"
 #include "baton/data/tokenizer.h"
+#include "baton/model/hybrid_model.h"
 
 namespace baton::train {
 namespace {
 
 ModelSource open_model_folder(const std::string& path) {
   const auto folder = std::make_shared<const checkpoint::hf::ModelFolder>(path);
+  // Before anyone asks for the memory of sizes that the files do not have.
+  model::HybridModel model(folder->model_config());
+  model.parameters().allocate(at::kFloat, at::kMeta);
+  folder->check_parameters(nn::parameter_tensors(model.parameters()));
   ModelSource source;
   source.recipe.model = folder->model_config();
   source.tokenizer = find_tokenizer(path);

@@ -19,8 +19,10 @@ using RealMember = double& (*)(Config&);
 using FlagMember = bool& (*)(Config&);
 using WordMember = std::string& (*)(Config&);
 
-/// Sizes up to 2^24 cover every model; larger ones are damage.
-inline constexpr Range kSize{1, 1 << 24};
+/// Sizes that a recipe may have too, and that cover every model; larger ones are damage.
+inline constexpr Range kSize{1, 1 << 20};
+inline constexpr std::int64_t kMostHeadChannels = 1024;
+inline constexpr Range kHeadChannels{1, double{kMostHeadChannels}};
 
 ConfigKey integer_key(
     std::string name,

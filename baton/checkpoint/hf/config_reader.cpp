@@ -18,6 +18,7 @@ using Json = nlohmann::json;
 constexpr const char* kWrapper = "__float__";
 constexpr std::array<std::string_view, 3> kBareNumbers{"-Infinity", "Infinity", "NaN"};
 constexpr std::size_t kShownCharacters = 60;
+constexpr Range kLowLimit{0.0, 1e9}; // as model.mamba.dt_min
 
 /// The text with bare numbers wrapped; strings stay as they are.
 std::string with_wrapped_numbers(std::string_view text) {
@@ -51,7 +52,7 @@ std::string with_wrapped_numbers(std::string_view text) {
 }
 
 std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
   return text.size() > kShownCharacters ? text.substr(0, kShownCharacters) + "..." : text;
 }
 
@@ -68,7 +69,7 @@ std::string range_text(Range range) {
 
 Json parse_config_json(std::string_view text) {
   Json json = parse_strict_json(with_wrapped_numbers(text));
-  if (!json.is_object()) {
+  if (!json.is_object() || json.contains(kWrapper)) { // a number alone is no config
     throw Error("must be a JSON object");
   }
   return json;
@@ -81,15 +82,22 @@ Json config_number(double value) {
   return value;
 }
 
+ConfigReader ConfigReader::with_alias(std::string key, std::string name) const {
+  ConfigReader renamed = *this;
+  renamed.alias_key_ = std::move(key);
+  renamed.alias_name_ = std::move(name);
+  return renamed;
+}
+
 const Json* ConfigReader::find(const std::string& key) const {
-  const auto found = object_.find(key);
+  const auto found = object_.find(name_of(key));
   return found == object_.end() || found->is_null() ? nullptr : &*found;
 }
 
 void ConfigReader::fail(const std::string& key, const std::string& rule) const {
   const Json* value = find(key);
   throw Error(
-      where_ + ": " + prefix_ + key + " " + rule + ", got " +
+      where_ + ": " + prefix_ + name_of(key) + " " + rule + ", got " +
       (value == nullptr ? "nothing" : shown(*value)));
 }
 
@@ -205,8 +213,8 @@ std::pair<double, double> ConfigReader::limits(
     fail(key, "must be a pair of numbers");
   }
   const std::pair<double, double> found{number((*value)[0], key), number((*value)[1], key)};
-  if (!(found.first >= 0.0 && found.first <= found.second)) {
-    fail(key, "must be a rising pair of numbers from 0 up");
+  if (!(kLowLimit.holds(found.first) && found.first <= found.second)) {
+    fail(key, "must rise from a number in " + range_text(kLowLimit));
   }
   return found;
 }

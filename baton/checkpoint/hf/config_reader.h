@@ -30,6 +30,9 @@ class ConfigReader {
   ConfigReader(const nlohmann::json& object, std::string where)
       : object_(object), where_(std::move(where)) {}
 
+  /// A reader that finds `key` under another name, which messages then have too.
+  ConfigReader with_alias(std::string key, std::string name) const;
+
   /// The value of a key, or null when it is absent or null.
   const nlohmann::json* find(const std::string& key) const;
   bool has(const std::string& key) const { return find(key) != nullptr; }
@@ -41,7 +44,7 @@ class ConfigReader {
   std::string word(const std::string& key, std::optional<std::string> fallback = {}) const;
   std::vector<std::string> words(const std::string& key) const;
   std::vector<std::int64_t> integers(const std::string& key, Range range) const;
-  /// A pair of numbers, [low, high].
+  /// A pair of numbers from 0 up, [low, high]; high may be infinite.
   std::pair<double, double> limits(const std::string& key, std::pair<double, double> fallback)
       const;
   /// A reader of the object under `key`; an empty one when it is absent.
@@ -56,10 +59,15 @@ class ConfigReader {
  private:
   double number(const nlohmann::json& value, const std::string& key) const;
   void require(bool fallback, const std::string& key) const;
+  const std::string& name_of(const std::string& key) const {
+    return key == alias_key_ ? alias_name_ : key;
+  }
 
   const nlohmann::json& object_;
   std::string where_;
   std::string prefix_; // of keys in messages
+  std::string alias_key_;
+  std::string alias_name_;
 };
 
 } // namespace baton::checkpoint::hf

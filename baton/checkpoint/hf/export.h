@@ -23,7 +23,7 @@ struct ExportOptions {
   std::optional<at::ScalarType> dtype{};
   std::uint64_t shard_bytes = 5'000'000'000;      ///< of tensors a file holds, at least one tensor
   nlohmann::json base = nlohmann::json::object(); ///< config.json that the model came with
-  std::map<std::string, std::string> files;       ///< further files, bytes by name: the tokenizer
+  std::map<std::string, std::string> files{};     ///< further files, bytes by name: the tokenizer
 };
 
 struct ExportReport {

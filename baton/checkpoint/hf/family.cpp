@@ -111,9 +111,7 @@ model::ModelConfig read_model_config(const Family& family, const ConfigReader& r
     if (reader.has(key.name) || older == key.older_names.end()) {
       key.read(reader, config);
     } else {
-      Json renamed = reader.json();
-      renamed[key.name] = reader.json()[*older];
-      key.read(ConfigReader(renamed, reader.where()), config);
+      key.read(reader.with_alias(key.name, *older), config);
     }
   }
   return config;

@@ -101,7 +101,8 @@ std::vector<ConfigKey> multiplier_keys() {
       {.name = "attention_multiplier",
        .read =
            [](const ConfigReader& reader, Config& config) {
-             config.attention.scale = reader.real("attention_multiplier", Range::above(0.0), 1.0);
+             config.attention.scale =
+                 reader.real("attention_multiplier", Range{0.0, 1e6, true}, 1.0);
            },
        .write = [](const Config& config) -> Json { return config.attention.score_scale(); }}};
 }

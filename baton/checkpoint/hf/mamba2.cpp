@@ -36,7 +36,7 @@ std::vector<ConfigKey> mixer_keys() {
           "head_dim",
           [](Config& config) -> std::int64_t& { return config.mamba.head_dim; },
           64,
-          Range{1, 1024}),
+          kHeadChannels),
       std::move(expand),
       integer_key(
           "n_groups", [](Config& config) -> std::int64_t& { return config.mamba.num_groups; }, 8),

@@ -9,6 +9,7 @@
 
 #include "baton/base/error.h"
 #include "baton/base/file.h"
+#include "baton/checkpoint/hf/shard_index.h"
 #include "baton/checkpoint/strict_json.h"
 #include "baton/model/pattern.h"
 
@@ -16,7 +17,6 @@ namespace baton::checkpoint::hf {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 constexpr const char* kConfig = "config.json";
 constexpr const char* kWhole = "model.safetensors";
@@ -37,6 +37,9 @@ fs::path inside(const fs::path& folder, const std::string& name) {
   const fs::path blobs = home.parent_path().parent_path() / "blobs";
   if (found.parent_path() != home && !(in_hub && found.parent_path() == blobs)) {
     throw Error(path.string() + ": is a link out of the folder, to " + found.string());
+  }
+  if (!fs::is_regular_file(found, error)) {
+    throw Error(path.string() + ": is not a regular file"); // a pipe would be waited for
   }
   return found;
 }
@@ -93,30 +96,13 @@ bool is_model_folder(const fs::path& folder) {
   return fs::exists(folder / kConfig, error);
 }
 
-std::map<std::string, std::string> parse_shard_index(std::string_view text) {
-  const Json index = parse_strict_json(text);
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (!index.is_object() || map == index.end() || !map->is_object()) {
-    throw Error("weight_map must be an object");
-  }
-  std::map<std::string, std::string> shards;
-  for (const auto& [tensor, file] : map->items()) {
-    const std::string name = file.is_string() ? file.get<std::string>() : "";
-    if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
-        name.find('\0') != std::string::npos) {
-      throw Error("weight_map." + tensor + " must be the name of a file in the folder");
-    }
-    shards.emplace(tensor, name);
-  }
-  return shards;
-}
-
 ModelFolder::ModelFolder(const fs::path& folder) : folder_(folder) {
   const std::string where = (folder / kConfig).string();
   config_ = parse_text(folder, kConfig, parse_config_json);
   family_ = &family_of(config_, where);
   model_config_ = read_model_config(*family_, ConfigReader(config_, where));
   open_tensor_files();
+  check_layers();
   settle_dtype();
 }
 
@@ -172,9 +158,20 @@ void ModelFolder::open_tensor_files() {
   }
 }
 
+void ModelFolder::check_layers() const {
+  // Each has a tensor at least, so that no model far larger than its files is built.
+  const auto layers = model::parse_pattern(model_config_.pattern).layers.size();
+  if (layers > tensors_.size()) {
+    throw Error(
+        folder_.string() + ": holds " + std::to_string(tensors_.size()) +
+        " tensors, config.json means " + std::to_string(layers) + " layers");
+  }
+}
+
 void ModelFolder::settle_dtype() {
   // A config that names no type leaves it to the files.
-  if (config_.contains("dtype") || config_.contains("torch_dtype")) {
+  const ConfigReader reader(config_, kConfig);
+  if (reader.has("dtype") || reader.has("torch_dtype")) {
     return;
   }
   const auto embedding = tensors_.find(places({"embedding.weight"}).front().theirs.front());
@@ -203,21 +200,23 @@ std::vector<TensorPlace> ModelFolder::places(const std::vector<std::string>& par
   return found;
 }
 
-void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targets) const {
+void ModelFolder::each_part(
+    const std::map<std::string, at::Tensor>& targets,
+    const std::function<void(const std::string&, const at::Tensor&)>& work) const {
   std::vector<std::string> names;
   for (const auto& [name, target] : targets) {
     names.push_back(name);
   }
-  const std::vector<TensorPlace> found = places(names);
-  const auto each_part = [&](const auto& work) {
-    for (const TensorPlace& place : found) {
-      const std::vector<at::Tensor> parts = parts_of(targets.at(place.ours), place);
-      for (std::size_t i = 0; i < parts.size(); ++i) {
-        work(place.theirs[i], parts[i]);
-      }
+  for (const TensorPlace& place : places(names)) {
+    const std::vector<at::Tensor> parts = parts_of(targets.at(place.ours), place);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      work(place.theirs[i], parts[i]);
     }
-  };
-  each_part([&](const std::string& name, const at::Tensor& part) {
+  }
+}
+
+void ModelFolder::check_parameters(const std::map<std::string, at::Tensor>& targets) const {
+  each_part(targets, [&](const std::string& name, const at::Tensor& part) {
     const StoredTensor& stored = find(name);
     if (part.sizes() != at::IntArrayRef(stored.shape)) {
       throw Error(
@@ -226,7 +225,11 @@ void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targe
           shape_text(part.sizes().vec()));
     }
   });
-  each_part([&](const std::string& name, const at::Tensor& part) {
+}
+
+void ModelFolder::read_parameters(const std::map<std::string, at::Tensor>& targets) const {
+  check_parameters(targets);
+  each_part(targets, [&](const std::string& name, const at::Tensor& part) {
     tensors_.at(name)->read_into(name, part, DtypeRule::kConvert);
   });
 }

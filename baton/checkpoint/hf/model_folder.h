@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -23,10 +24,6 @@ std::string shape_text(const std::vector<std::int64_t>& shape);
 
 /// Whether a folder holds a config.json.
 bool is_model_folder(const std::filesystem::path& folder);
-
-/// The files and shards that an index names. Throws `Error` for text that is no index and for a
-/// name that is not one of a file in the folder.
-std::map<std::string, std::string> parse_shard_index(std::string_view text);
 
 /// An open folder. Its files are mapped; no tensor is read before it is asked for.
 class ModelFolder {
@@ -48,6 +45,10 @@ class ModelFolder {
   /// Where the parameters lie, in the names' order.
   std::vector<TensorPlace> places(const std::vector<std::string>& parameters) const;
 
+  /// Compares the files with `targets`, by parameter name, whose values may lie nowhere (the meta
+  /// device). Throws `Error`, naming file and tensor, for one that is missing or of another shape.
+  void check_parameters(const std::map<std::string, at::Tensor>& targets) const;
+
   /// Fills `targets`, by parameter name. All names and shapes are compared before the first value
   /// is written; dtypes are converted. Memory needed beside the targets: one tensor. Throws
   /// `Error`, naming file and tensor, on a difference.
@@ -57,8 +58,13 @@ class ModelFolder {
   std::uint64_t tensor_bytes() const;
 
  private:
+  /// The tensors of all targets, and the views of these that hold their values.
+  void each_part(
+      const std::map<std::string, at::Tensor>& targets,
+      const std::function<void(const std::string&, const at::Tensor&)>& work) const;
   void open_tensor_files();
   void add_file(const std::string& name);
+  void check_layers() const;
   void settle_dtype();
 
   std::filesystem::path folder_;

@@ -87,7 +87,7 @@ std::vector<ConfigKey> mixer_keys() {
           "mamba_head_dim",
           [](Config& config) -> std::int64_t& { return config.mamba.head_dim; },
           64,
-          Range{1, 1024}),
+          kHeadChannels),
       integer_key(
           "n_groups", [](Config& config) -> std::int64_t& { return config.mamba.num_groups; }, 8),
       integer_key(
@@ -121,7 +121,7 @@ std::vector<ConfigKey> attention_and_mlp_keys() {
       "head_dim",
       [](Config& config) -> std::int64_t& { return config.attention.head_dim; },
       128,
-      Range{1, 1024});
+      kHeadChannels);
   head_dim.older_names = {"attention_head_dim"};
   return {
       // Nemotron-H has no positions.

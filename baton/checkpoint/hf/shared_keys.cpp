@@ -10,6 +10,7 @@ using Json = nlohmann::json;
 
 constexpr Range kAnyBase{1.0, 1e12};
 constexpr Range kFactor{1.0, 1e6};
+constexpr Range kTurns{0.0, 1e6, true};
 
 /// The object that holds the rotary parameters: new files have all in one.
 struct RopeSource {
@@ -51,8 +52,8 @@ void read_rope(const ConfigReader& reader, double fraction, Config& config) {
         "original_max_position_embeddings",
         length,
         reader.integer("max_position_embeddings", length, rotary.original_length));
-    rotary.beta_fast = from.real("beta_fast", Range::above(0.0), rotary.beta_fast);
-    rotary.beta_slow = from.real("beta_slow", Range::above(0.0), rotary.beta_slow);
+    rotary.beta_fast = from.real("beta_fast", kTurns, rotary.beta_fast);
+    rotary.beta_slow = from.real("beta_slow", kTurns, rotary.beta_slow);
     rotary.mscale = from.real("mscale", Range{0.0, 1e3}, 0.0);
     rotary.mscale_all_dim = from.real("mscale_all_dim", Range{0.0, 1e3}, 0.0);
     rotary.attention_factor = from.real("attention_factor", Range{0.0, 1e3}, 0.0);
@@ -102,11 +103,16 @@ std::vector<ConfigKey> attention_keys() {
       .read =
           [](const ConfigReader& reader, Config& config) {
             const std::int64_t heads = config.attention.num_heads;
-            if (!reader.has("head_dim") && config.width % heads != 0) {
-              reader.fail("num_attention_heads", "must divide hidden_size");
+            const bool fits =
+                config.width % heads == 0 && config.width / heads <= kMostHeadChannels;
+            if (!reader.has("head_dim") && !fits) {
+              reader.fail(
+                  "num_attention_heads",
+                  "must divide hidden_size into heads of " + std::to_string(kMostHeadChannels) +
+                      " channels or fewer");
             }
             config.attention.head_dim =
-                reader.integer("head_dim", Range{1, 1024}, config.width / heads);
+                reader.integer("head_dim", kHeadChannels, config.width / heads);
           },
       .write = [](const Config& config) -> Json {
         const nn::AttentionConfig& attention = config.attention;
@@ -144,10 +150,13 @@ std::vector<ConfigKey> mamba_keys() {
             if (found == nullptr || *found == "auto") {
               config.mamba.head_dim = std::max<std::int64_t>(1, inner / config.mamba.num_heads);
             } else {
-              config.mamba.head_dim = reader.integer("mamba_d_head", Range{1, 1024});
+              config.mamba.head_dim = reader.integer("mamba_d_head", kHeadChannels);
             }
-            if (config.mamba.inner() != inner) {
-              reader.fail("mamba_n_heads", "times mamba_d_head must be mamba_expand * hidden_size");
+            if (config.mamba.inner() != inner || config.mamba.head_dim > kMostHeadChannels) {
+              reader.fail(
+                  "mamba_n_heads",
+                  "times mamba_d_head, " + std::to_string(kMostHeadChannels) +
+                      " at most, must be mamba_expand * hidden_size");
             }
           },
       .write = [](const Config& config) -> Json { return config.mamba.head_dim; }};

@@ -17,9 +17,9 @@ void read_mixer(const ConfigReader& all, Config& config) {
   }
   nn::Mamba2Config& mamba = config.mamba;
   const std::int64_t inner = config.width * reader.integer("expand", Range{1, 64}, 2);
-  mamba.head_dim = reader.integer("headdim", Range{1, 1024}, 64);
-  if (inner % mamba.head_dim != 0) {
-    reader.fail("headdim", "must divide expand * d_model");
+  mamba.head_dim = reader.integer("headdim", kHeadChannels, 64);
+  if (inner % mamba.head_dim != 0 || !kSize.holds(static_cast<double>(inner / mamba.head_dim))) {
+    reader.fail("headdim", "must divide expand * d_model into 1 to 1048576 heads");
   }
   mamba.num_heads = inner / mamba.head_dim;
   mamba.num_groups = reader.integer("ngroups", kSize, 1);
