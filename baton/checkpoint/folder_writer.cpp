@@ -3,7 +3,6 @@
 
 #include <string>
 #include <system_error>
-#include <utility>
 
 #include <unistd.h>
 
@@ -17,7 +16,7 @@ namespace fs = std::filesystem;
 
 } // namespace
 
-FolderWriter::FolderWriter(fs::path path) : path_(fs::absolute(path).lexically_normal()) {
+FolderWriter::FolderWriter(const fs::path& path) : path_(fs::absolute(path).lexically_normal()) {
   if (path_.filename().empty()) {
     path_ = path_.parent_path(); // "out/"
   }

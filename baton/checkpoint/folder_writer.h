@@ -11,7 +11,7 @@ namespace baton::checkpoint {
 class FolderWriter {
  public:
   /// Throws `Error` where `path` is there already, unless it is an empty folder.
-  explicit FolderWriter(std::filesystem::path path);
+  explicit FolderWriter(const std::filesystem::path& path);
   ~FolderWriter();
   FolderWriter(const FolderWriter&) = delete;
   FolderWriter& operator=(const FolderWriter&) = delete;

@@ -70,6 +70,7 @@ std::int64_t Blend::num_tokens() const {
 
 Blend open_blend(const std::vector<std::string>& prefixes, const std::vector<double>& weights) {
   std::vector<Blend::Dataset> datasets;
+  datasets.reserve(prefixes.size());
   for (const std::string& prefix : prefixes) {
     datasets.push_back(std::make_shared<const IndexedDataset>(prefix));
   }

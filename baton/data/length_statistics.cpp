@@ -23,7 +23,7 @@ std::size_t bucket_of(std::int64_t length) {
 std::int64_t
 ranked_length(std::int64_t count, const Length& length, std::int64_t rank, std::int64_t longest) {
   std::vector<std::int64_t> counts(kDigits);
-  const int width = std::bit_width(static_cast<std::uint64_t>(longest));
+  const auto width = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(longest)));
   std::int64_t prefix = 0; // the digits that are known
   for (int shift = (width + kDigitBits - 1) / kDigitBits * kDigitBits; shift > 0;) {
     shift -= kDigitBits;

@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 } // namespace
 
 ConfigKey integer_key(
-    std::string name,
+    const std::string& name,
     IntegerMember member,
     std::optional<std::int64_t> fallback,
     Range range) {
@@ -27,7 +27,7 @@ ConfigKey integer_key(
       .write = [=](Config config) -> Json { return member(config); }};
 }
 
-ConfigKey real_key(std::string name, RealMember member, double fallback, Range range) {
+ConfigKey real_key(const std::string& name, RealMember member, double fallback, Range range) {
   return {
       .name = name,
       .read = [=](const ConfigReader& reader,
@@ -35,7 +35,7 @@ ConfigKey real_key(std::string name, RealMember member, double fallback, Range r
       .write = [=](Config config) { return config_number(member(config)); }};
 }
 
-ConfigKey flag_key(std::string name, FlagMember member, bool fallback) {
+ConfigKey flag_key(const std::string& name, FlagMember member, bool fallback) {
   return {
       .name = name,
       .read = [=](const ConfigReader& reader,
@@ -44,10 +44,10 @@ ConfigKey flag_key(std::string name, FlagMember member, bool fallback) {
 }
 
 ConfigKey word_key(
-    std::string name,
+    const std::string& name,
     WordMember member,
-    std::vector<std::pair<std::string, std::string>> theirs_and_ours,
-    std::string fallback) {
+    const std::vector<std::pair<std::string, std::string>>& theirs_and_ours,
+    const std::string& fallback) {
   return {
       .name = name,
       .read =
@@ -73,7 +73,7 @@ ConfigKey word_key(
       }};
 }
 
-ConfigKey fixed_key(std::string name, Json value) {
+ConfigKey fixed_key(const std::string& name, const Json& value) {
   return {
       .name = name,
       .read =
@@ -86,7 +86,7 @@ ConfigKey fixed_key(std::string name, Json value) {
       .write = [=](const Config&) { return value; }};
 }
 
-ConfigKey free_key(std::string name, Json value) {
+ConfigKey free_key(std::string name, const Json& value) {
   return {
       .name = std::move(name),
       .read = [](const ConfigReader&, Config&) {},

@@ -25,25 +25,25 @@ inline constexpr std::int64_t kMostHeadChannels = 1024;
 inline constexpr Range kHeadChannels{1, double{kMostHeadChannels}};
 
 ConfigKey integer_key(
-    std::string name,
+    const std::string& name,
     IntegerMember member,
     std::optional<std::int64_t> fallback,
     Range range = kSize);
-ConfigKey real_key(std::string name, RealMember member, double fallback, Range range);
-ConfigKey flag_key(std::string name, FlagMember member, bool fallback);
+ConfigKey real_key(const std::string& name, RealMember member, double fallback, Range range);
+ConfigKey flag_key(const std::string& name, FlagMember member, bool fallback);
 
 /// A word of theirs for each of ours.
 ConfigKey word_key(
-    std::string name,
+    const std::string& name,
     WordMember member,
-    std::vector<std::pair<std::string, std::string>> theirs_and_ours,
-    std::string fallback);
+    const std::vector<std::pair<std::string, std::string>>& theirs_and_ours,
+    const std::string& fallback);
 
 /// A key of which only one value can be had here. Absent and null mean it too.
-ConfigKey fixed_key(std::string name, nlohmann::json value);
+ConfigKey fixed_key(const std::string& name, const nlohmann::json& value);
 
 /// A key that changes nothing about the model; a new config.json gets `value`.
-ConfigKey free_key(std::string name, nlohmann::json value);
+ConfigKey free_key(std::string name, const nlohmann::json& value);
 
 /// A key that others give already: it is known and, where `value` is not null, written.
 ConfigKey derived_key(std::string name, std::function<nlohmann::json(Config)> write);

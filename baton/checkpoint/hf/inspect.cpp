@@ -22,6 +22,7 @@ std::vector<std::int64_t> shape_there(std::vector<std::int64_t> shape, const Ten
 
 std::vector<std::string> names_of(const ParameterShapes& shapes) {
   std::vector<std::string> names;
+  names.reserve(shapes.size());
   for (const auto& [name, shape] : shapes) {
     names.push_back(name);
   }
@@ -62,6 +63,7 @@ std::vector<std::string> changed_by_export(
     const ModelFolder& folder,
     const std::map<std::string, at::Tensor>& parameters) {
   std::vector<std::string> names;
+  names.reserve(parameters.size());
   for (const auto& [name, value] : parameters) {
     names.push_back(name);
   }

@@ -194,6 +194,7 @@ const StoredTensor& ModelFolder::find(const std::string& name) const {
 std::vector<TensorPlace> ModelFolder::places(const std::vector<std::string>& parameters) const {
   const std::string layers = model::parse_pattern(model_config_.pattern).layers;
   std::vector<TensorPlace> found;
+  found.reserve(parameters.size());
   for (const std::string& parameter : parameters) {
     found.push_back(place_of(*family_, layers, root_, parameter));
   }
@@ -204,6 +205,7 @@ void ModelFolder::each_part(
     const std::map<std::string, at::Tensor>& targets,
     const std::function<void(const std::string&, const at::Tensor&)>& work) const {
   std::vector<std::string> names;
+  names.reserve(targets.size());
   for (const auto& [name, target] : targets) {
     names.push_back(name);
   }

@@ -15,8 +15,8 @@ constexpr Range kTurns{0.0, 1e6, true};
 /// The object that holds the rotary parameters: new files have all in one.
 struct RopeSource {
   ConfigReader scaling;
-  double base;
-  double fraction;
+  double base = 0.0;
+  double fraction = 0.0;
 };
 
 RopeSource rope_source(const ConfigReader& reader, double fraction) {
