@@ -4,7 +4,7 @@
 
 namespace baton::ops::cpu {
 
-/// While it lives, the BLAS inside libtorch cuts products of this thread for one thread.
+/// While it lives, the BLAS and oneDNN inside libtorch cut products of this thread for one thread.
 ///
 /// A parallel region alone does not do that: `at::set_num_threads` also switches MKL's dynamic mode
 /// off, and then MKL plans a product inside a region for all threads, which on AVX-512 machines
@@ -17,7 +17,9 @@ class OneThreadBlas {
   OneThreadBlas& operator=(const OneThreadBlas&) = delete;
 
  private:
-  int before_; // the thread's own number before, 0 for none
+  // The thread's own numbers before; MKL's 0 stands for none.
+  int mkl_before_ = 0;
+  int omp_before_ = 1;
 };
 
 } // namespace baton::ops::cpu
