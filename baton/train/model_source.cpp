@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/train/model_source.h"
 
+#include <chrono>
+#include <cstdio>
 #include <memory>
 #include <utility>
 
@@ -13,6 +15,23 @@
 namespace baton::train {
 namespace {
 
+constexpr double kBytesWorthALine = 1e9;
+
+/// Says how fast a large folder was read.
+void report_speed(const std::string& path, double bytes, double seconds) {
+  if (bytes >= kBytesWorthALine) {
+    char text[96];
+    std::snprintf(
+        text,
+        sizeof(text),
+        ": read %.1f GB in %.1f s, %.2f GB/s",
+        bytes / 1e9,
+        seconds,
+        bytes / 1e9 / seconds);
+    log_info(path + text);
+  }
+}
+
 ModelSource open_model_folder(const std::string& path) {
   const auto folder = std::make_shared<const checkpoint::hf::ModelFolder>(path);
   // Before anyone asks for the memory of sizes that the files do not have.
@@ -23,7 +42,13 @@ ModelSource open_model_folder(const std::string& path) {
   source.recipe.model = folder->model_config();
   source.tokenizer = find_tokenizer(path);
   source.source_config = folder->config();
-  source.read_parameters = [folder](const auto& targets) { folder->read_parameters(targets); };
+  source.read_parameters = [folder](const auto& targets) {
+    const auto start = std::chrono::steady_clock::now();
+    folder->read_parameters(targets);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    report_speed(
+        folder->path().string(), static_cast<double>(folder->tensor_bytes()), seconds.count());
+  };
   return source;
 }
 
