@@ -101,6 +101,31 @@ ConfigKey derived_key(std::string name, std::function<Json(Config)> write) {
       .write = std::move(write)};
 }
 
+std::vector<ConfigKey> mixer_keys(const MixerNames& names) {
+  return {
+      integer_key(
+          names.heads, [](Config& config) -> std::int64_t& { return config.mamba.num_heads; }, 128),
+      integer_key(
+          names.groups,
+          [](Config& config) -> std::int64_t& { return config.mamba.num_groups; },
+          names.groups_fallback),
+      integer_key(
+          names.state,
+          [](Config& config) -> std::int64_t& { return config.mamba.state_size; },
+          names.state_fallback,
+          Range{1, 4096}),
+      integer_key(
+          names.taps,
+          [](Config& config) -> std::int64_t& { return config.mamba.conv_width; },
+          4,
+          Range{1, 8}),
+      flag_key(
+          names.conv_bias, [](Config& config) -> bool& { return config.mamba.conv_bias; }, true),
+      flag_key(
+          names.bias, [](Config& config) -> bool& { return config.mamba.bias; }, false),
+      time_step_limit_key()};
+}
+
 ConfigKey time_step_limit_key() {
   const std::string name = "time_step_limit";
   return {

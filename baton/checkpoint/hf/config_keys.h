@@ -48,6 +48,21 @@ ConfigKey free_key(std::string name, const nlohmann::json& value);
 /// A key that others give already: it is known and, where `value` is not null, written.
 ConfigKey derived_key(std::string name, std::function<nlohmann::json(Config)> write);
 
+/// What a family calls a mixer's sizes and biases, and what absent sizes mean.
+struct MixerNames {
+  std::string heads;
+  std::string groups;
+  std::int64_t groups_fallback = 1;
+  std::string state;
+  std::int64_t state_fallback = 128;
+  std::string taps;
+  std::string conv_bias;
+  std::string bias;
+};
+
+/// The keys that every mixer has; 128 heads where the key is absent.
+std::vector<ConfigKey> mixer_keys(const MixerNames& names);
+
 /// "time_step_limit": limits of dt.
 ConfigKey time_step_limit_key();
 

@@ -15,6 +15,9 @@ Family bamba();              ///< IBM's Bamba: mixer or attention, then a gated 
 Family granite_moe_hybrid(); ///< IBM's Granite 4 hybrid, dense: as Bamba, with multipliers
 Family state_spaces();       ///< mamba_ssm's own layout of Mamba-2
 
+/// "num_attention_heads" and "num_key_value_heads", which may be absent.
+std::vector<ConfigKey> attention_head_keys();
+
 /// Keys of attention and of positions, as Bamba and Granite have them. The channels of a head are
 /// hidden_size / num_attention_heads unless "head_dim" says otherwise.
 std::vector<ConfigKey> attention_keys();

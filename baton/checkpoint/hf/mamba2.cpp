@@ -7,7 +7,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::vector<ConfigKey> mixer_keys() {
+std::vector<ConfigKey> own_keys() {
   ConfigKey expand = derived_key("expand", [](const Config& config) -> Json {
     if (config.mamba.inner() % config.width != 0) {
       throw Error("expand must be a whole number: num_heads * head_dim / width");
@@ -31,30 +31,11 @@ std::vector<ConfigKey> mixer_keys() {
          return block_symbols(config.pattern, "M", "").size();
        }},
       integer_key(
-          "num_heads", [](Config& config) -> std::int64_t& { return config.mamba.num_heads; }, 128),
-      integer_key(
           "head_dim",
           [](Config& config) -> std::int64_t& { return config.mamba.head_dim; },
           64,
           kHeadChannels),
       std::move(expand),
-      integer_key(
-          "n_groups", [](Config& config) -> std::int64_t& { return config.mamba.num_groups; }, 8),
-      integer_key(
-          "state_size",
-          [](Config& config) -> std::int64_t& { return config.mamba.state_size; },
-          128,
-          Range{1, 4096}),
-      integer_key(
-          "conv_kernel",
-          [](Config& config) -> std::int64_t& { return config.mamba.conv_width; },
-          4,
-          Range{1, 8}),
-      flag_key(
-          "use_conv_bias", [](Config& config) -> bool& { return config.mamba.conv_bias; }, true),
-      flag_key(
-          "use_bias", [](Config& config) -> bool& { return config.mamba.bias; }, false),
-      time_step_limit_key(),
       fixed_key("hidden_act", "silu"),
       real_key(
           "layer_norm_epsilon",
@@ -81,7 +62,17 @@ Family mamba2() {
   return {
       .name = "mamba2",
       .architecture = "Mamba2ForCausalLM",
-      .keys = join({common_keys(), mixer_keys()}),
+      .keys = join(
+          {common_keys(),
+           mixer_keys(
+               {.heads = "num_heads",
+                .groups = "n_groups",
+                .groups_fallback = 8,
+                .state = "state_size",
+                .taps = "conv_kernel",
+                .conv_bias = "use_conv_bias",
+                .bias = "use_bias"}),
+           own_keys()}),
       .names =
           {{0, "embedding", {"embeddings"}},
            {0, "final_norm", {"norm_f"}},

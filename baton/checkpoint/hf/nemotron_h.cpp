@@ -77,34 +77,13 @@ std::vector<ConfigKey> layer_keys() {
       free_key("use_mamba_kernels", true)};
 }
 
-std::vector<ConfigKey> mixer_keys() {
+std::vector<ConfigKey> own_mixer_keys() {
   return {
-      integer_key(
-          "mamba_num_heads",
-          [](Config& config) -> std::int64_t& { return config.mamba.num_heads; },
-          128),
       integer_key(
           "mamba_head_dim",
           [](Config& config) -> std::int64_t& { return config.mamba.head_dim; },
           64,
           kHeadChannels),
-      integer_key(
-          "n_groups", [](Config& config) -> std::int64_t& { return config.mamba.num_groups; }, 8),
-      integer_key(
-          "ssm_state_size",
-          [](Config& config) -> std::int64_t& { return config.mamba.state_size; },
-          128,
-          Range{1, 4096}),
-      integer_key(
-          "conv_kernel",
-          [](Config& config) -> std::int64_t& { return config.mamba.conv_width; },
-          4,
-          Range{1, 8}),
-      flag_key(
-          "use_conv_bias", [](Config& config) -> bool& { return config.mamba.conv_bias; }, true),
-      flag_key(
-          "use_bias", [](Config& config) -> bool& { return config.mamba.bias; }, false),
-      time_step_limit_key(),
       fixed_key("mamba_hidden_act", "silu"),
       // Only where dt starts, in training from the beginning.
       free_key("time_step_min", 0.001),
@@ -133,17 +112,6 @@ std::vector<ConfigKey> attention_and_mlp_keys() {
          }
          return nullptr;
        }},
-      integer_key(
-          "num_attention_heads",
-          [](Config& config) -> std::int64_t& { return config.attention.num_heads; },
-          32),
-      {.name = "num_key_value_heads",
-       .read =
-           [](const ConfigReader& reader, Config& config) {
-             config.attention.num_kv_heads =
-                 reader.integer("num_key_value_heads", kSize, config.attention.num_heads);
-           },
-       .write = [](const Config& config) -> Json { return config.attention.num_kv_heads; }},
       std::move(head_dim),
       fixed_key("attention_bias", false),
       fixed_key("sliding_window", nullptr),
@@ -191,7 +159,20 @@ Family nemotron_h() {
       .name = "nemotron_h",
       .architecture = "NemotronHForCausalLM",
       .keys = join(
-          {common_keys(), layer_keys(), mixer_keys(), attention_and_mlp_keys(), unused_keys()}),
+          {common_keys(),
+           layer_keys(),
+           mixer_keys(
+               {.heads = "mamba_num_heads",
+                .groups = "n_groups",
+                .groups_fallback = 8,
+                .state = "ssm_state_size",
+                .taps = "conv_kernel",
+                .conv_bias = "use_conv_bias",
+                .bias = "use_bias"}),
+           own_mixer_keys(),
+           attention_head_keys(),
+           attention_and_mlp_keys(),
+           unused_keys()}),
       .names =
           {{0, "embedding", {"embeddings"}},
            {0, "final_norm", {"norm_f"}},

@@ -97,6 +97,21 @@ ConfigKey rope_key(double fraction) {
       .write = [](const Config& config) -> Json { return write_rope(config.attention.rotary); }};
 }
 
+std::vector<ConfigKey> attention_head_keys() {
+  return {
+      integer_key(
+          "num_attention_heads",
+          [](Config& config) -> std::int64_t& { return config.attention.num_heads; },
+          32),
+      {.name = "num_key_value_heads",
+       .read =
+           [](const ConfigReader& reader, Config& config) {
+             config.attention.num_kv_heads =
+                 reader.integer("num_key_value_heads", kSize, config.attention.num_heads);
+           },
+       .write = [](const Config& config) -> Json { return config.attention.num_kv_heads; }}};
+}
+
 std::vector<ConfigKey> attention_keys() {
   ConfigKey head_dim{
       .name = "head_dim",
@@ -119,24 +134,14 @@ std::vector<ConfigKey> attention_keys() {
         const bool implied = attention.head_dim * attention.num_heads == config.width;
         return implied ? Json() : Json(attention.head_dim);
       }};
-  return {
-      integer_key(
-          "num_attention_heads",
-          [](Config& config) -> std::int64_t& { return config.attention.num_heads; },
-          32),
-      {.name = "num_key_value_heads",
-       .read =
-           [](const ConfigReader& reader, Config& config) {
-             config.attention.num_kv_heads =
-                 reader.integer("num_key_value_heads", kSize, config.attention.num_heads);
-           },
-       .write = [](const Config& config) -> Json { return config.attention.num_kv_heads; }},
-      std::move(head_dim),
-      flag_key(
-          "attention_bias", [](Config& config) -> bool& { return config.attention.bias; }, false),
-      free_key("rope_theta", nullptr),
-      free_key("rope_scaling", nullptr),
-      free_key("partial_rotary_factor", nullptr)};
+  return join(
+      {attention_head_keys(),
+       {std::move(head_dim),
+        flag_key(
+            "attention_bias", [](Config& config) -> bool& { return config.attention.bias; }, false),
+        free_key("rope_theta", nullptr),
+        free_key("rope_scaling", nullptr),
+        free_key("partial_rotary_factor", nullptr)}});
 }
 
 std::vector<ConfigKey> mamba_keys() {
@@ -166,33 +171,16 @@ std::vector<ConfigKey> mamba_keys() {
     }
     return config.mamba.inner() / config.width;
   });
-  return {
-      integer_key(
-          "mamba_n_heads",
-          [](Config& config) -> std::int64_t& { return config.mamba.num_heads; },
-          128),
-      std::move(head_dim),
-      std::move(expand),
-      integer_key(
-          "mamba_n_groups",
-          [](Config& config) -> std::int64_t& { return config.mamba.num_groups; },
-          1),
-      integer_key(
-          "mamba_d_state",
-          [](Config& config) -> std::int64_t& { return config.mamba.state_size; },
-          256,
-          Range{1, 4096}),
-      integer_key(
-          "mamba_d_conv",
-          [](Config& config) -> std::int64_t& { return config.mamba.conv_width; },
-          4,
-          Range{1, 8}),
-      flag_key(
-          "mamba_conv_bias", [](Config& config) -> bool& { return config.mamba.conv_bias; }, true),
-      flag_key(
-          "mamba_proj_bias", [](Config& config) -> bool& { return config.mamba.bias; }, false),
-      time_step_limit_key(),
-      free_key("mamba_chunk_size", 256)};
+  return join(
+      {mixer_keys(
+           {.heads = "mamba_n_heads",
+            .groups = "mamba_n_groups",
+            .state = "mamba_d_state",
+            .state_fallback = 256,
+            .taps = "mamba_d_conv",
+            .conv_bias = "mamba_conv_bias",
+            .bias = "mamba_proj_bias"}),
+       {std::move(head_dim), std::move(expand), free_key("mamba_chunk_size", 256)}});
 }
 
 std::function<bool(const Json&)> owns_type(std::string name) {
