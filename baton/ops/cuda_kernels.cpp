@@ -15,7 +15,9 @@ constexpr std::int64_t kPackBytes = 16;
 constexpr int kForManyBlocks = 40;
 constexpr int kForFewerBlocks = 64;
 
-std::string type_name(c10::ScalarType type) {
+} // namespace
+
+std::string cuda_type_name(c10::ScalarType type) {
   switch (type) {
     case c10::ScalarType::Double:
       return "double";
@@ -28,8 +30,6 @@ std::string type_name(c10::ScalarType type) {
   }
 }
 
-} // namespace
-
 std::int64_t widest_pack(c10::ScalarType activation) {
   return kPackBytes / static_cast<std::int64_t>(c10::elementSize(activation));
 }
@@ -38,12 +38,12 @@ RmsNormKernels
 rms_norm_kernels(c10::ScalarType activation, c10::ScalarType weight, std::int64_t pack) {
   const std::string source = "baton/ops/cuda/rms_norm.cu";
   const std::string sum = activation == c10::ScalarType::Double ? "double" : "float";
-  const std::string of =
-      "<" + type_name(activation) + ", " + type_name(weight) + ", " + std::to_string(pack) + ">";
+  const std::string of = "<" + cuda_type_name(activation) + ", " + cuda_type_name(weight) + ", " +
+                         std::to_string(pack) + ">";
   return {
       {source, "baton::rms_norm" + of, {}},
       {source, "baton::rms_norm_backward" + of, {}},
-      {source, "baton::sum_partials<" + sum + ", " + type_name(weight) + ">", {}}};
+      {source, "baton::sum_partials<" + sum + ", " + cuda_type_name(weight) + ">", {}}};
 }
 
 std::vector<KernelBudget> all_kernels() {

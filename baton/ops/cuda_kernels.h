@@ -3,6 +3,7 @@
 // without a GPU.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <c10/core/ScalarType.h>
@@ -14,6 +15,9 @@ namespace baton::ops {
 /// Threads of a block of the kernels on rows, and of a warp (as in rows.cuh).
 inline constexpr unsigned kRowThreads = 256;
 inline constexpr unsigned kWarpThreads = 32;
+
+/// A dtype's name in device code. Throws where there are no kernels for it.
+std::string cuda_type_name(c10::ScalarType type);
 
 /// Neighbours that a thread of the kernels on rows reads and writes at once where rows allow it: as
 /// many as 16 bytes hold.

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/cuda/launch.h"
 
-#include <algorithm>
-
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
@@ -13,15 +11,6 @@ Launcher::Launcher(const at::Tensor& tensor) : guard_(tensor.device()) {
   // A thread that has not called the CUDA runtime yet has no context that the driver knows of.
   C10_CUDA_CHECK(c10::cuda::SetDevice(tensor.device().index(), /*force=*/true));
   stream_ = c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
-}
-
-bool packs_fit(const at::Tensor& rows_TD, std::int64_t pack) {
-  constexpr std::uintptr_t kMostBytes = 16; // that a thread reads at once
-  const std::uintptr_t bytes = std::min<std::uintptr_t>(
-      kMostBytes, static_cast<std::uintptr_t>(pack) * rows_TD.element_size());
-  const bool rows_fit = rows_TD.dim() < 2 || rows_TD.size(0) <= 1 || rows_TD.stride(0) % pack == 0;
-  return rows_fit && rows_TD.size(-1) % pack == 0 &&
-         reinterpret_cast<std::uintptr_t>(rows_TD.const_data_ptr()) % bytes == 0;
 }
 
 } // namespace baton::ops::cuda

@@ -2,8 +2,6 @@
 // Launching a kernel for tensors of one device.
 #pragma once
 
-#include <cstdint>
-
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -29,9 +27,5 @@ class Launcher {
   c10::DeviceGuard guard_;
   void* stream_ = nullptr;
 };
-
-/// Whether `pack` neighbours of each row of rows_TD can be read together: rows that begin on, and
-/// lie apart by, whole packs, of a whole number of packs each.
-bool packs_fit(const at::Tensor& rows_TD, std::int64_t pack);
 
 } // namespace baton::ops::cuda

@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include "baton/ops/cuda/launch.h"
+#include "baton/ops/cuda/packs.h"
 #include "baton/ops/cuda_kernels.h"
 #include "baton/ops/row_checks.h"
 
