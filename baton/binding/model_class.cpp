@@ -109,12 +109,29 @@ class ModelClass : public torch::CustomClassHolder {
     return *loaded_.tokenizer;
   }
 
+  /// Ids of a host tensor; those of a device tensor are the caller's to keep inside.
+  void check_tokens(const at::Tensor& tokens_T) const {
+    if (!tokens_T.is_cpu() || tokens_T.numel() == 0) {
+      return;
+    }
+    const auto [low, high] = at::aminmax(tokens_T);
+    const std::int64_t vocabulary = model().config().vocabulary;
+    for (const std::int64_t token : {low.item<std::int64_t>(), high.item<std::int64_t>()}) {
+      if (token < 0 || token >= vocabulary) {
+        throw Error(
+            "token id " + std::to_string(token) + " is outside the vocabulary of " +
+            std::to_string(vocabulary));
+      }
+    }
+  }
+
   at::Tensor hidden(const at::Tensor& tokens_T, const at::Tensor& starts_B1) const {
     const std::vector<std::int64_t> starts = checked_starts(starts_B1.cpu(), tokens_T.size(0));
     std::vector<std::int64_t> lengths;
     for (std::size_t b = 0; b + 1 < starts.size(); ++b) {
       lengths.push_back(starts[b + 1] - starts[b]);
     }
+    check_tokens(tokens_T);
     const SequenceLayout layout = make_layout_from_lengths(lengths).to(device());
     const nn::StepContext context{.layout = layout, .positions_T = layout.positions()};
     return model().hidden(tokens_T.to(device()), context);

@@ -44,18 +44,21 @@ from .conv import (  # noqa: E402
     causal_conv1d_update,
     causal_conv1d_varlen_states,
 )
+from .model import Model, load  # noqa: E402
 from .norm import LayerNormGated, RMSNormGated, layernorm_fn, rmsnorm_fn  # noqa: E402
 from .scan import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined  # noqa: E402
 from .update import selective_state_update  # noqa: E402
 
 __all__ = [
     "LayerNormGated",
+    "Model",
     "RMSNormGated",
     "causal_conv1d_fn",
     "causal_conv1d_update",
     "causal_conv1d_varlen_states",
     "layernorm_fn",
     "library_path",
+    "load",
     "mamba_chunk_scan_combined",
     "mamba_split_conv1d_scan_combined",
     "operators",
