@@ -99,6 +99,13 @@ def test_the_package_documents_every_operator():
     assert not missing
 
 
+def test_the_page_of_operators_holds_every_schema():
+    page = (PACKAGE.parent / "docs" / "operators.md").read_text()
+    schemas = [str(getattr(baton.ops, name).default._schema) for name in baton.operators()]
+    assert not [schema for schema in schemas if f"\n    {schema}\n\n" not in page]
+    assert page.count("\n    baton::") == len(schemas)
+
+
 def test_every_operator_has_an_opcheck():
     sources = [path.read_text() for path in TESTS.glob("test_*_opcheck.py")]
     checked = set(re.findall(r"\w+", " ".join(sources)))
