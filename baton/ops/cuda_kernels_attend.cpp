@@ -8,6 +8,7 @@
 namespace baton::ops {
 namespace {
 
+constexpr auto kDouble = c10::ScalarType::Double;
 constexpr auto kFloat = c10::ScalarType::Float;
 constexpr auto kBFloat16 = c10::ScalarType::BFloat16;
 
@@ -17,6 +18,7 @@ constexpr int kForFourBlocks = 128;
 constexpr int kForThreeBlocks = 168;
 constexpr int kForTwoBlocks = 255;
 constexpr int kForManyBlocks = 40;
+constexpr int kForFewerBlocks = 64;
 
 template <int kHeadDim, int kRowWarps>
 PagedAttentionKernel tiles() {
@@ -69,6 +71,17 @@ jit::KernelSpec paged_write_kernel(c10::ScalarType from, c10::ScalarType to, std
       {}};
 }
 
+jit::KernelSpec token_losses_kernel(c10::ScalarType logits, c10::ScalarType gradient) {
+  return {
+      "baton/ops/cuda/cross_entropy.cu",
+      "baton::token_losses<" + cuda_type_name(logits) + ", " + cuda_type_name(gradient) + ">",
+      {}};
+}
+
+jit::KernelSpec sum_losses_kernel(c10::ScalarType type) {
+  return {"baton/ops/cuda/cross_entropy.cu", "baton::sum_losses<" + cuda_type_name(type) + ">", {}};
+}
+
 void add_attend_kernels(std::vector<KernelBudget>& kernels) {
   kernels.push_back({paged_attention_tiles(64, false).spec, kForFourBlocks});
   kernels.push_back({paged_attention_tiles(64, true).spec, kForFourBlocks});
@@ -87,6 +100,12 @@ void add_attend_kernels(std::vector<KernelBudget>& kernels) {
         kernels.push_back({paged_write_kernel(type, to, pack), kForManyBlocks});
       }
     }
+  }
+  kernels.push_back({token_losses_kernel(kFloat, kFloat), kForManyBlocks});
+  kernels.push_back({token_losses_kernel(kFloat, kBFloat16), kForManyBlocks});
+  kernels.push_back({token_losses_kernel(kDouble, kDouble), kForFewerBlocks});
+  for (const auto type : {kDouble, kFloat}) {
+    kernels.push_back({sum_losses_kernel(type), kForManyBlocks});
   }
 }
 

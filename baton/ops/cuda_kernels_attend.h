@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels of attention over pages, by name.
+// The CUDA kernels of attention over pages, cross entropy and the embedding's gradient, by name.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,13 @@ jit::KernelSpec merge_splits_kernel(c10::ScalarType type);
 
 /// From keys of one dtype to pages of another, `pack` neighbours at a time.
 jit::KernelSpec paged_write_kernel(c10::ScalarType from, c10::ScalarType to, std::int64_t pack);
+
+/// Threads of a block of token_losses (as in cross_entropy.cu).
+inline constexpr unsigned kLossThreads = 512;
+
+/// From logits to losses, and to gradients of another dtype.
+jit::KernelSpec token_losses_kernel(c10::ScalarType logits, c10::ScalarType gradient);
+jit::KernelSpec sum_losses_kernel(c10::ScalarType type);
 
 void add_attend_kernels(std::vector<KernelBudget>& kernels);
 
