@@ -433,8 +433,10 @@ __global__ void __launch_bounds__(kPagedThreads)
 #pragma unroll 4
     for (int split = 0; split < splits; ++split) {
       const long long at = split * rows + row;
-      const float of_split = statistics[2 * at + 1];
-      const float factor = of_split > 0 ? exp2f(statistics[2 * at] - maximum) : 0.0f;
+      // Both at once: NVRTC 13.0.88 reads the sum in place of the maximum where they are read
+      // apart.
+      const auto [of_split_maximum, of_split] = load_pack<float, 2>(statistics + 2 * at).values;
+      const float factor = of_split > 0 ? exp2f(of_split_maximum - maximum) : 0.0f;
       sum += of_split * factor;
       value += partials[at * channels + channel] * factor;
     }
