@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The RMS norm of rows and its gradients. Statistics are fp32, or fp64 for fp64.
 #include "baton/ops/cuda/rows.cuh"
+#include "baton/ops/cuda/shared_memory.cuh"
 
 namespace baton {
 
@@ -51,8 +52,7 @@ __global__ void __launch_bounds__(kRowThreads) rms_norm_backward(
     int channels,
     double eps) {
   using S = Sum<T>;
-  extern __shared__ double shared[];
-  S* dweight = reinterpret_cast<S*>(shared);
+  S* dweight = reinterpret_cast<S*>(dynamic_shared());
   // A thread meets the same channels in every row, and nobody else does.
   for (int i = threadIdx.x * kPack; i < channels; i += kRowThreads * kPack) {
     for (int j = 0; j < kPack; ++j) {

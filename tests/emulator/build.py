@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the emulated CUDA operators: the host code of baton/ops/cuda against launches on the CPU.
+
+    python3 tests/emulator/build.py [--build build] [--out build/emulated]
+
+Wants a finished build of libbaton_ops.so, whose compile commands it borrows. Prints the library's
+path: loaded after libbaton_ops.so it registers baton_emulated::name for every CUDA operator.
+Sources of baton/ops that the finished build does not know are compiled into it too.
+"""
+import argparse
+import hashlib
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EMULATOR = ROOT / "tests" / "emulator"
+ONLY_CUDA = {"launch", "library"}  # what the emulator puts in the place of
+
+
+def borrowed_flags(build, commands):
+    """Compiler, and its flags but for those that name this output, source, and the tree."""
+    for entry in commands:
+        if entry["file"].endswith("baton/ops/cuda/rms_norm.cpp"):
+            words = shlex.split(entry["command"])
+            break
+    else:
+        sys.exit(f"error: {build}/compile_commands.json does not know baton/ops/cuda/rms_norm.cpp")
+    tree = pathlib.Path(entry["file"]).parents[3]
+    flags, skip = [], False
+    for word in words[1:]:
+        if skip:
+            skip = False
+        elif word in ("-o", "-c"):
+            skip = True
+        elif word not in (f"-I{tree}", "-fpch-preprocess"):
+            flags.append(word)
+    return words[0], flags
+
+
+def device_command(compiler, flags):
+    includes = [w for i, w in enumerate(flags)
+                if w == "-isystem" or (i and flags[i - 1] == "-isystem")]
+    return " ".join(
+        [compiler, "-std=c++20", "-O2", "-fPIC", "-shared", "-w", "-ffp-contract=off",
+         "-fno-strict-aliasing", f"-I{EMULATOR / 'include'}", f"-I{EMULATOR.parent}", f"-I{ROOT}",
+         *includes])
+
+
+def build(build_folder, out):
+    build_folder, out = pathlib.Path(build_folder).resolve(), pathlib.Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    commands = json.loads((build_folder / "compile_commands.json").read_text())
+    compiler, flags = borrowed_flags(build_folder, commands)
+    command = [compiler, *flags, f"-I{EMULATOR / 'include'}", f"-I{EMULATOR.parent}", f"-I{ROOT}",
+               "-Wno-unused-variable", "-include", "emulator/registration.h",
+               f'-DEMULATOR_ROOT="{ROOT}"', f'-DEMULATOR_FOLDER="{EMULATOR}"',
+               f'-DEMULATOR_CACHE="{out / "kernels"}"',
+               f'-DEMULATOR_COMMAND="{device_command(compiler, flags)}"']
+    tree = pathlib.Path(commands[0]["directory"]).parent
+    known = {pathlib.Path(entry["file"]) for entry in commands}
+    sources = [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
+               if source.stem not in ONLY_CUDA]
+    for folder in ("baton/ops", "baton/ops/cpu"):
+        sources += [source for source in sorted((ROOT / folder).glob("*.cpp"))
+                    if not source.stem.endswith(("_test", "_bench"))
+                    and tree / source.relative_to(ROOT) not in known]
+    sources.append(EMULATOR / "compile.cpp")
+    headers = [*EMULATOR.rglob("*.h"), *(ROOT / "baton").rglob("*.h")]
+    common = hashlib.sha256(" ".join(command).encode())
+    for header in sorted(headers):
+        common.update(header.read_bytes())
+
+    def compile_one(source):
+        key = common.copy()
+        key.update(str(source).encode())
+        key.update(source.read_bytes())
+        target = out / f"{source.stem}.{key.hexdigest()[:16]}.o"
+        if not target.exists():
+            own = target.with_suffix(".tmp")
+            words = command
+            if ROOT / "baton/ops/cuda" not in source.parents:  # registers as it stands
+                at = command.index("-include")
+                words = command[:at] + command[at + 2:]
+            done = subprocess.run([*words, "-o", own, "-c", source], capture_output=True, text=True)
+            if done.returncode != 0:
+                sys.exit(f"{source}:\n{done.stderr}")
+            own.rename(target)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, sources))
+    key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
+    library = out / f"libbaton_emulated.{key}.so"
+    if not library.exists():
+        libraries = build_folder / "baton"
+        own = library.with_suffix(".tmp")
+        done = subprocess.run(
+            [compiler, "-shared", "-o", own, *objects, f"-L{libraries}", "-lbaton_ops",
+             f"-Wl,-rpath,{libraries}", "-Wl,--unresolved-symbols=ignore-all"],
+            capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(done.stderr)
+        own.rename(library)
+    return library
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--build", default=str(ROOT / "build"))
+    parser.add_argument("--out", default=str(ROOT / "build" / "emulated"))
+    arguments = parser.parse_args()
+    print(build(arguments.build, arguments.out))
+
+
+if __name__ == "__main__":
+    main()
