@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(kRowThreads)
       sum += __shfl_xor_sync(0xffffffffu, sum, by);
     }
     if (lane == 0 && inside) {
-      if (in.D != nullptr) {
-        sum = fmaf(in.D[head * in.D_head_stride + channel * in.D_channel_stride], x, sum);
+      if (in.D.data != nullptr) {
+        sum = fmaf(in.D.data[head * in.D.head_stride + channel * in.D.channel_stride], x, sum);
       }
       y[(static_cast<long long>(b) * layout.heads + head) * layout.head_dim + channel] =
           static_cast<T>(sum);
