@@ -33,10 +33,13 @@ struct RmsNormKernels {
 RmsNormKernels
 rms_norm_kernels(c10::ScalarType activation, c10::ScalarType weight, std::int64_t pack);
 
-/// A kernel and the registers of a thread that it may take at most.
+/// A kernel, the registers of a thread that it may take at most, and what it is for.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;
+  std::string arch = {}; ///< the only one that has its instructions; empty: any
+
+  bool fits(const std::string& other) const { return arch.empty() || arch == other; }
 };
 
 /// Every kernel that an operator may launch.
