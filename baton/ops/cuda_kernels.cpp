@@ -7,6 +7,7 @@
 #include <c10/util/Exception.h>
 
 #include "baton/ops/cuda_kernels_attend.h"
+#include "baton/ops/cuda_kernels_embedding.h"
 
 namespace baton::ops {
 namespace {
@@ -66,6 +67,7 @@ std::vector<KernelBudget> all_kernels() {
     }
   }
   add_attend_kernels(kernels);
+  add_embedding_kernels(kernels);
   return kernels;
 }
 
