@@ -135,14 +135,14 @@ struct SwigluGradients {
 };
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4)
+__global__ void __launch_bounds__(kRowThreads, 3)
     squared_relu(const T* x, T* y, long long x_stride, long long rows, long long channels) {
   const SquaredRelu<T, kPack> op{x, y, x_stride, channels};
   for_packs<kPack>(op, rows, channels);
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4) squared_relu_backward(
+__global__ void __launch_bounds__(kRowThreads, 3) squared_relu_backward(
     const T* dy,
     const T* x,
     T* dx,
@@ -156,14 +156,14 @@ __global__ void __launch_bounds__(kRowThreads, 4) squared_relu_backward(
 
 /// `channels` are those of y.
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4)
+__global__ void __launch_bounds__(kRowThreads, 3)
     swiglu(const T* x, T* y, long long x_stride, long long rows, long long channels) {
   const Swiglu<T, kPack> op{x, y, x_stride, channels};
   for_packs<kPack>(op, rows, channels);
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4) swiglu_backward(
+__global__ void __launch_bounds__(kRowThreads, 3) swiglu_backward(
     const T* dy,
     const T* x,
     T* dx,

@@ -220,7 +220,7 @@ struct GateGradients {
 };
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4) gate(
+__global__ void __launch_bounds__(kRowThreads, 3) gate(
     const T* y,
     const T* z,
     T* out,
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kRowThreads, 4) gate(
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4) gate_backward(
+__global__ void __launch_bounds__(kRowThreads, 3) gate_backward(
     const T* dout,
     const T* y,
     const T* z,

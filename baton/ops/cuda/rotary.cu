@@ -76,7 +76,7 @@ struct Pairs {
 /// not turn: blockIdx.y counts heads_of_thread heads. Frequencies are fp32 or fp64, the other is
 /// null. y is dense.
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kRowThreads, 4) rotary(
+__global__ void __launch_bounds__(kRowThreads, 3) rotary(
     const T* x,
     T* y,
     const long long* positions,
