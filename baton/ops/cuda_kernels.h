@@ -23,10 +23,13 @@ std::string cuda_type_name(c10::ScalarType type);
 /// many as 16 bytes hold.
 std::int64_t widest_pack(c10::ScalarType activation);
 
-/// A kernel and the registers of a thread that it may take at most.
+/// A kernel, the registers of a thread that it may take at most, and what it is for.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;
+  std::string arch = {}; ///< the only one that has its instructions; empty: any
+
+  bool fits(const std::string& other) const { return arch.empty() || arch == other; }
 };
 
 /// Every kernel that an operator may launch.

@@ -63,12 +63,13 @@ def build(build_folder, out):
                f'-DEMULATOR_COMMAND="{device_command(compiler, flags)}"']
     tree = pathlib.Path(commands[0]["directory"]).parent
     known = {pathlib.Path(entry["file"]) for entry in commands}
-    sources = [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
-               if source.stem not in ONLY_CUDA]
+    sources = []  # new schemas come first, since the emulated operators copy them when loaded
     for folder in ("baton/ops", "baton/ops/cpu"):
         sources += [source for source in sorted((ROOT / folder).glob("*.cpp"))
                     if not source.stem.endswith(("_test", "_bench"))
                     and tree / source.relative_to(ROOT) not in known]
+    sources += [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
+                if source.stem not in ONLY_CUDA]
     sources.append(EMULATOR / "compile.cpp")
     headers = [*EMULATOR.rglob("*.h"), *(ROOT / "baton").rglob("*.h")]
     common = hashlib.sha256(" ".join(command).encode())
