@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss with its gradients, the optimizer, and the norm of gradients."""
+"""The embedding, the loss with its gradients, the optimizer, and the norm of gradients."""
 
 import functools
 
@@ -10,6 +10,32 @@ from .case import Case, leaves, randn
 
 ops = torch.ops.baton
 LR, BETA1, BETA2, ADAM_EPS, DECAY = 1e-3, 0.9, 0.95, 1e-8, 0.1
+
+
+@functools.cache
+def embedding_cases(tokens, width, vocabulary, small=None):
+    def make(device):
+        return {"weight": randn(device, vocabulary, width),
+                "tokens": torch.randint(0, vocabulary, (tokens,), device=device),
+                "dout": randn(device, tokens, width)}
+
+    def peer_backward(i):
+        weight, = leaves(i, ("weight",))
+        rows = functional.embedding(i["tokens"], weight)
+        return lambda: torch.autograd.grad(rows, weight, i["dout"], retain_graph=True)
+
+    smalls = embedding_cases(*small) if small else (None, None)
+    name = f"{tokens} tokens, {width} x {vocabulary}"
+    read = 2 * tokens * width
+    return (
+        Case(f"embedding, {name}", ("embedding",), make,
+             lambda i: lambda: (ops.embedding(i["weight"], i["tokens"]),),
+             {"torch": lambda i: lambda: (functional.embedding(i["tokens"], i["weight"]),)},
+             2 * read, small=smalls[0]),
+        Case(f"embedding backward, {name}", ("embedding_backward",), make,
+             lambda i: lambda: (ops.embedding_backward(i["dout"], i["tokens"], vocabulary),),
+             {"torch": peer_backward}, read + 2 * width * vocabulary, small=smalls[1]),
+    )
 
 
 @functools.cache
@@ -88,6 +114,7 @@ def sum_squares_case(count, small=None):
 
 def cases(small):
     small_loss = (100, 64, 1000)
+    yield from embedding_cases(*(small_loss if small else (8192, 2048, 131072)), small_loss)
     for size in ((small_loss,) if small else ((8192, 2048, 131072), (16384, 1024, 32000))):
         yield cross_entropy_case(*size, small_loss)
     fp32, bf16 = torch.float32, torch.bfloat16
