@@ -8,6 +8,7 @@
 #include "baton/ops/cuda_kernels_attend.h"
 #include "baton/ops/cuda_kernels_embedding.h"
 #include "baton/ops/cuda_kernels_rows.h"
+#include "baton/ops/cuda_kernels_ssd.h"
 
 namespace baton::ops {
 namespace {
@@ -38,6 +39,7 @@ std::vector<KernelBudget> all_kernels() {
   add_row_kernels(kernels);
   add_attend_kernels(kernels);
   add_embedding_kernels(kernels);
+  add_ssd_kernels(kernels);
   return kernels;
 }
 

@@ -15,6 +15,10 @@ constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp
 constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
 constexpr unsigned kCombineThreads = 256; // as in ssd_sweep.cu
+constexpr unsigned kHopperThreads = 256;  // as in ssd_hopper.cu
+constexpr std::int64_t kHopperRest = 5 << 10;
+constexpr std::int64_t kPanelColumns = 64;
+constexpr std::int64_t kPanelBytes = 64 * 128;
 
 // Registers of a thread where one block of 256 threads has a multiprocessor for itself, where two
 // share it, and where four do.
@@ -63,6 +67,15 @@ SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile) {
       static_cast<unsigned>(2 * stage + tile_bytes(activation, tokens, tokens))};
 }
 
+SsdKernel ssd_hopper_kernel(std::int64_t N) {
+  // As SsdHopperShared of ssd_hopper.cu: x, B and C twice, the state and y.
+  const std::int64_t panels = 2 * (1 + 2 * (N / kPanelColumns)) + N / kPanelColumns + 1;
+  return {
+      {"baton/ops/cuda/ssd_hopper.cu", "baton::ssd_hopper<" + std::to_string(N) + ">", {}},
+      kHopperThreads,
+      static_cast<unsigned>(panels * kPanelBytes + kHopperRest)};
+}
+
 SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse) {
   const std::int64_t tokens = tokens_of_step(activation);
   const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
@@ -109,6 +122,9 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
       }
       kernels.push_back({ssd_step_kernel(activation, state_dim).kernel.spec, kForFourBlocks});
     }
+  }
+  for (const std::int64_t state_dim : {64, 128}) {
+    kernels.push_back({ssd_hopper_kernel(state_dim).spec, kForTwoBlocks, kHopperArch});
   }
   kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});
   kernels.push_back({ssd_combine_kernel(true).spec, kForFourBlocks});

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "baton/jit/tile_map.h"
 #include "baton/ops/cuda/ssd_sweep.h"
 
 namespace baton::ops::cuda {
@@ -23,6 +24,61 @@ void check_devices(const SsdInputs& in, const SsdStart& start) {
   check_device("dt_bias", in.time_step.bias_H, in.x_THP);
   check_device("initial_states", start.states_SHPN, in.x_THP);
   check_device("initial_slots", start.slots_B, in.x_THP);
+}
+
+/// Whether the kernel of sm_90a takes these: see ssd_hopper_kernel().
+bool fits_hopper(const Launcher& launcher, const SsdPlan& plan, const SsdForwardInputs& inputs) {
+  const SsdSizes& sizes = plan.sizes;
+  return plan.dtype == at::kBFloat16 && sizes.P == 64 && (sizes.N == 64 || sizes.N == 128) &&
+         sizes.T > 0 && inputs.x.packed && inputs.B.packed && inputs.C.packed &&
+         launcher.arch() == kHopperArch;
+}
+
+jit::TileMap map_rows(const SsdRows& rows, std::int64_t tokens, std::int64_t values) {
+  // Rows of a single token may lie any stride apart.
+  const std::int64_t stride = tokens == 1 ? values : rows.stride;
+  return jit::map_tiles({rows.data, tokens, values, stride}, kSsdChunk);
+}
+
+/// `leaving`, if not null, receives what leaves each segment.
+void launch_forward(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdTime& time,
+    const SsdForwardInputs& inputs,
+    at::Tensor& y,
+    float* leaving) {
+  if (!fits_hopper(launcher, plan, inputs)) {
+    const SsdKernel kernel = ssd_forward_kernel(plan.dtype, plan.tile);
+    launcher.launch(
+        kernel.spec,
+        {.grid = {plan.blocks(), 1, 1},
+         .block = {kernel.threads, 1, 1},
+         .shared_bytes = kernel.shared_bytes},
+        plan.layout(),
+        time.inputs,
+        inputs,
+        y.mutable_data_ptr(),
+        leaving);
+    return;
+  }
+  const SsdSizes& sizes = plan.sizes;
+  const SsdKernel kernel = ssd_hopper_kernel(sizes.N);
+  const SsdRows out{y.const_data_ptr(), sizes.H * sizes.P, true};
+  launcher.launch(
+      kernel.spec,
+      {.grid = {plan.blocks(), 1, 1},
+       .block = {kernel.threads, 1, 1},
+       .shared_bytes = kernel.shared_bytes},
+      plan.layout(),
+      time.inputs,
+      inputs,
+      y.mutable_data_ptr(),
+      leaving,
+      map_rows(inputs.x, sizes.T, sizes.H * sizes.P),
+      map_rows(inputs.B, sizes.T, sizes.G * sizes.N),
+      map_rows(inputs.C, sizes.T, sizes.G * sizes.N),
+      map_rows(out, sizes.T, sizes.H * sizes.P));
 }
 
 std::tuple<at::Tensor, at::Tensor>
@@ -49,17 +105,8 @@ run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes) {
     leaving = states.mutable_data_ptr<float>();
   }
   if (sizes.B > 0) {
-    const SsdKernel kernel = ssd_forward_kernel(plan.dtype, plan.tile);
-    launcher.launch(
-        kernel.spec,
-        {.grid = {plan.blocks(), 1, 1},
-         .block = {kernel.threads, 1, 1},
-         .shared_bytes = kernel.shared_bytes},
-        plan.layout(),
-        time.inputs,
-        SsdForwardInputs{x.rows, B.rows, C.rows, skip.inputs, incoming.states},
-        y.mutable_data_ptr(),
-        leaving);
+    const SsdForwardInputs inputs{x.rows, B.rows, C.rows, skip.inputs, incoming.states};
+    launch_forward(launcher, plan, time, inputs, y, leaving);
   }
   return {y, states};
 }

@@ -35,6 +35,13 @@ struct SsdHopperShared {
   SharedBarrier empty[kStages]; ///< both are done with
 };
 
+/// What the host asks for, by the size of a panel: kHopperRest covers all that is no panel, and
+/// where shared memory begins.
+constexpr int kHopperRest = 5 << 10;
+static_assert(
+    sizeof(SsdHopperShared<128>) + 1024 <= 13 * SsdHopperShared<128>::kPanel + kHopperRest,
+    "fits");
+
 constexpr int kHopperConsumers = 128; // threads that multiply
 constexpr int kHopperThreads = 256;
 constexpr int kConsumerBarrier = 1;
@@ -360,7 +367,9 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
   }
   if (threadIdx.x < kP) {
     shared.D[threadIdx.x] =
-        in.D == nullptr ? 0.0f : in.D[head * in.D_head_stride + threadIdx.x * in.D_channel_stride];
+        in.D.data == nullptr
+            ? 0.0f
+            : in.D.data[head * in.D.head_stride + threadIdx.x * in.D.channel_stride];
   }
   __syncthreads();
   if (threadIdx.x < kHopperConsumers) {
