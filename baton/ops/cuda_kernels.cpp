@@ -6,7 +6,9 @@
 #include <c10/util/Exception.h>
 
 #include "baton/ops/cuda_kernels_attend.h"
+#include "baton/ops/cuda_kernels_conv.h"
 #include "baton/ops/cuda_kernels_embedding.h"
+#include "baton/ops/cuda_kernels_flat.h"
 #include "baton/ops/cuda_kernels_rows.h"
 #include "baton/ops/cuda_kernels_ssd.h"
 
@@ -40,6 +42,8 @@ std::vector<KernelBudget> all_kernels() {
   add_attend_kernels(kernels);
   add_embedding_kernels(kernels);
   add_ssd_kernels(kernels);
+  add_conv_kernels(kernels);
+  add_flat_kernels(kernels);
   return kernels;
 }
 
