@@ -123,7 +123,7 @@ def test_many_steps_follow_fp64(ops, judge, device, kind):
     shape = (200,)
     state = make_state(shape, kind, device)
     exact = make_state(shape, (torch.float64, torch.float64, False))
-    for own, other in zip(exact, state):
+    for own, other in zip(exact[:4], state[:4]):
         own.copy_(other)
     if state[4] is not None:
         exact[0].copy_(state[4])

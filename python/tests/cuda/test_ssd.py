@@ -177,7 +177,7 @@ def test_many_short_sequences(ops, judge, device, dtype):
 def test_segments(ops, judge, device, dtype, lengths):
     case = Case(lengths, H=1, P=4, N=8, dtype=dtype, slots=list(range(len(lengths))))
     case.A *= 0.05
-    case.dt -= 3.0  # so that states live on for hundreds of tokens
+    case.dt = (case.dt - 3.0).to(dtype).double()  # so that states live on for hundreds of tokens
     check(case, ops, judge, device)
 
 
@@ -253,7 +253,7 @@ def test_state_sizes(ops, judge, device, dtype, P, N, reverse):
 def test_state_segments(ops, judge, device, dtype, reverse):
     case = Case([700, 0, 513, 3], H=1, P=4, N=8, dtype=dtype)
     case.A *= 0.05
-    case.dt -= 3.0
+    case.dt = (case.dt - 3.0).to(dtype).double()
     check_states(case, ops, judge, device, reverse)
 
 
