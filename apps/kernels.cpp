@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -145,6 +146,18 @@ std::vector<jit::KernelSpec> kernels_of(const train::Recipe& recipe) {
   return specs;
 }
 
+/// Every kernel, for an image or a machine that is to serve any model.
+std::vector<jit::KernelSpec> kernels_of_all_models() {
+  std::vector<jit::KernelSpec> specs;
+  std::set<std::string> seen;
+  for (const ops::KernelBudget& kernel : ops::all_kernels()) {
+    if (seen.insert(kernel.spec.entry).second) {
+      specs.push_back(kernel.spec);
+    }
+  }
+  return specs;
+}
+
 struct BuiltKernel {
   jit::CompileRequest request;
   std::shared_ptr<const jit::CompiledKernel> kernel;
@@ -216,13 +229,16 @@ void print_built(const std::vector<BuiltKernel>& kernels, const std::string& fol
 }
 
 void build_kernels(const KernelsArguments& arguments) {
-  const train::Recipe recipe = train::read_recipe(arguments.recipe, arguments.assignments);
+  const std::vector<jit::KernelSpec> specs =
+      arguments.recipe.empty()
+          ? kernels_of_all_models()
+          : kernels_of(train::read_recipe(arguments.recipe, arguments.assignments));
   jit::KernelCache cache = open_cache();
   const jit::Compiler compiler;
   std::vector<BuiltKernel> kernels;
   for (const std::string& arch : arguments.archs) {
     compiler.check_arch(arch);
-    for (const jit::KernelSpec& spec : kernels_of(recipe)) {
+    for (const jit::KernelSpec& spec : specs) {
       kernels.push_back({jit::request_of(spec, arch), nullptr});
     }
   }
@@ -248,8 +264,10 @@ void add_kernels_command(CLI::App& app) {
 
   CLI::App* build =
       kernels->add_subcommand("build", "compile a model's kernels; no GPU needs to be there");
-  build->add_option("recipe", arguments->recipe, "recipe of the model")->required();
-  build->add_option("--set", arguments->assignments, "override a key: KEY=VALUE; may be repeated");
+  CLI::Option* recipe = build->add_option(
+      "recipe", arguments->recipe, "recipe of the model; without one, the kernels of all models");
+  build->add_option("--set", arguments->assignments, "override a key: KEY=VALUE; may be repeated")
+      ->needs(recipe);
   build->add_option("--arch", arguments->archs, "architectures: sm_80,sm_90a")
       ->delimiter(',')
       ->required();

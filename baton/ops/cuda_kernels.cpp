@@ -6,6 +6,8 @@
 
 #include <c10/util/Exception.h>
 
+#include "baton/ops/cuda_kernels_attend.h"
+
 namespace baton::ops {
 namespace {
 
@@ -63,6 +65,7 @@ std::vector<KernelBudget> all_kernels() {
       kernels.push_back({norm.sum_partials, kForManyBlocks});
     }
   }
+  add_attend_kernels(kernels);
   return kernels;
 }
 

@@ -23,7 +23,9 @@ def recipe(tmp_path):
 
 
 def build(recipe, cache, *options):
-    command = [PROGRAM, "kernels", "build", recipe, "--json", *options]
+    """Of one recipe, or with None every kernel."""
+    named = [] if recipe is None else [recipe]
+    command = [PROGRAM, "kernels", "build", *named, "--json", *options]
     result = subprocess.run(command, capture_output=True, text=True, env=cache, timeout=300)
     if result.returncode == 1 and "NVRTC" in result.stderr:
         pytest.skip(result.stderr)
@@ -51,6 +53,14 @@ def test_build_list_and_clear(recipe, cache):
     assert listed(cache) == []
 
 
+@pytest.mark.long
+def test_build_without_a_recipe_takes_every_kernel(recipe, cache):
+    model = {kernel["name"] for kernel in build(recipe, cache, "--arch", "sm_90a")}
+    every = {kernel["name"] for kernel in build(None, cache, "--arch", "sm_90a")}
+    assert model < every
+    assert {kernel["name"] for kernel in listed(cache)} == every
+
+
 def test_verify_removes_what_is_damaged(recipe, cache, tmp_path):
     built = build(recipe, cache, "--arch", "sm_80")
     assert f"{len(built)} kernels, all whole" in baton("kernels", "verify", env=cache).stdout
@@ -67,6 +77,7 @@ def test_verify_removes_what_is_damaged(recipe, cache, tmp_path):
 def test_bad_use_gets_one_line(recipe, cache):
     assert "sm_1" in refused("kernels", "build", recipe, "--arch", "sm_1", env=cache)
     assert '"../x"' in refused("kernels", "build", recipe, "--arch", "../x", env=cache)
+    assert "recipe" in refused("kernels", "build", "--arch", "sm_80", "--set", "a.b=1", env=cache)
     nowhere = {
         name: value
         for name, value in os.environ.items()
