@@ -8,7 +8,18 @@
 namespace baton {
 
 constexpr int kSsdGradientColumns = 64;  ///< head dims, or state dims, of a tile
-constexpr int kSsdGradientThreads = 256; ///< of a block of ssd_chunk_gradients
+constexpr int kSsdGradientThreads = 512; ///< of a block of ssd_chunk_gradients
+constexpr int kSsdOwnSlices = 2;         ///< of 64 state dims, whose gradients of B and C a block sums
+
+/// What is left per token of a pass (64 channels of a head in a chunk); see ssd_gradient_block.cuh.
+enum SsdTokenSum {
+  kCarriedSum,  ///< C_i . H^T dy_i; that of the last token has the sum of H G too
+  kLeftSum,     ///< B_j . G^T x_j
+  kInsideSum,   ///< sum_i exp(l_i - l_j) (C_i . B_j) (dy_i . x_j)
+  kCrossingSum, ///< sum over j < k <= i of dt_j times these terms
+  kSkipSum,     ///< per channel: sum_i dy_i x_i
+  kTokenSums
+};
 
 /// Pointers are to values of the activations' dtype.
 struct SsdGradientInputs {
@@ -24,16 +35,25 @@ struct SsdGradientInputs {
   long long D_channel_stride; ///< 0 where D has one value a head
 };
 
-/// Dense. The heads of a group are shared by `parts` blocks.
+/// Dense. The heads of a group are shared by `parts` blocks; a block has at most kSsdOwnSlices
+/// slices of B and C, so that wide states take several blocks, `owners`.
 struct SsdGradientOutputs {
   void* dx;       ///< [T, H, P], of the activations' dtype
-  void* ddt;      ///< [T, H], of dt's dtype
   void* dkeys;    ///< [T, G, N], of the activations' dtype; with several parts fp32 [parts, T, G, N]
   void* dqueries; ///< likewise
   long long tokens;
   int parts;
-  float* chunk_sums; ///< [chunks, 2 H + dD_columns]: a chunk's part of dA, of ddt_bias, and of dD
-  int dD_columns;    ///< H P where D is per channel, H tiles of P where it is per head, 0 without D
+  int owners;
+  float* token_sums; ///< [chunks, H, passes, owners, kTokenSums, 64]; of other owners than the first
+                     ///< only the first two sums
+};
+
+/// The gradients of time steps, dense, and what chunks leave for the sums over all tokens.
+struct SsdTimeGradients {
+  void* ddt;         ///< [T, H], of dt's dtype
+  float* chunk_sums; ///< [chunks, 2 H + D_columns]: a chunk's part of dA, of ddt_bias, and of dD
+  int D_columns;     ///< H P where D is per channel, H where it is per head, 0 without D
+  bool D_per_channel;
 };
 
 } // namespace baton
