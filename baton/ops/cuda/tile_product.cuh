@@ -50,6 +50,10 @@ struct Held<float, kRows, kColumns> {
     }
   }
 
+  __device__ void rotate() {
+    rotate_columns(values);
+  }
+
   /// Multiplies each column by its factor; `factors` has one a column.
   __device__ void scale_columns(const float* factors) {
 #pragma unroll
@@ -121,11 +125,13 @@ struct Held<__nv_bfloat16, kRows, kColumns> {
   }
 };
 
+/// Operands give the tensor units fragments, at rows or columns m or n and depth k; and fp32 code
+/// values, at depths k below 8 from where they stand, which is 0 until they advance() by 8.
+
 /// Left operand (element (m, k)) that is tile(row + m, column + k).
 template <typename T, int kColumns>
 struct Left {
   using Value = T;
-  static constexpr bool kHeld = false;
   Tile<T, kColumns> tile;
   int row;
   int column;
@@ -138,13 +144,13 @@ struct Left {
     to[0] = *tile.at(row + m + own_row(0), column + k);
     to[1] = *tile.at(row + m + own_row(2), column + k);
   }
+  __device__ void advance() { column += 8; }
 };
 
 /// Left operand that is tile(row + k, column + m).
 template <typename T, int kColumns>
 struct LeftTransposed {
   using Value = T;
-  static constexpr bool kHeld = false;
   Tile<T, kColumns> tile;
   int row;
   int column;
@@ -158,14 +164,14 @@ struct LeftTransposed {
     to[0] = *tile.at(row + k, column + m + own_row(0));
     to[1] = *tile.at(row + k, column + m + own_row(2));
   }
+  __device__ void advance() { row += 8; }
 };
 
 /// Left operand held in registers.
 template <typename T, int kRows, int kColumns>
 struct LeftHeld {
   using Value = T;
-  static constexpr bool kHeld = true;
-  const Held<T, kRows, kColumns>& held;
+  Held<T, kRows, kColumns> held;
 
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     to[0] = held.pairs[m / 16][k / 8][0];
@@ -174,17 +180,17 @@ struct LeftHeld {
     to[3] = held.pairs[m / 16][k / 8 + 1][1];
   }
   __device__ void values(float (&to)[2], int m, int k) const {
-    const int owner = warp_lane() / 4 * 4 + k % 8 / 2;
-    to[0] = __shfl_sync(0xffffffffu, held.values[m / 16][k / 8][k % 2], owner);
-    to[1] = __shfl_sync(0xffffffffu, held.values[m / 16][k / 8][k % 2 + 2], owner);
+    const int owner = warp_lane() / 4 * 4 + k / 2;
+    to[0] = __shfl_sync(0xffffffffu, held.values[m / 16][0][k % 2], owner);
+    to[1] = __shfl_sync(0xffffffffu, held.values[m / 16][0][k % 2 + 2], owner);
   }
+  __device__ void advance() { held.rotate(); }
 };
 
 /// Right operand (element (k, n)) that is tile(row + k, column + n).
 template <typename T, int kColumns>
 struct Right {
   using Value = T;
-  static constexpr bool kHeld = false;
   Tile<T, kColumns> tile;
   int row;
   int column;
@@ -200,13 +206,13 @@ struct Right {
     to[0] = pair.x;
     to[1] = pair.y;
   }
+  __device__ void advance() { row += 8; }
 };
 
 /// Right operand that is tile(row + n, column + k).
 template <typename T, int kColumns>
 struct RightTransposed {
   using Value = T;
-  static constexpr bool kHeld = false;
   Tile<T, kColumns> tile;
   int row;
   int column;
@@ -219,14 +225,14 @@ struct RightTransposed {
     to[0] = *tile.at(row + n + own_column(0), column + k);
     to[1] = *tile.at(row + n + own_column(1), column + k);
   }
+  __device__ void advance() { column += 8; }
 };
 
 /// Right operand that is the transpose of a block held in registers: element (k, n) is held(n, k).
 template <typename T, int kRows, int kColumns>
 struct RightHeld {
   using Value = T;
-  static constexpr bool kHeld = true;
-  const Held<T, kRows, kColumns>& held;
+  Held<T, kRows, kColumns> held;
 
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     to[0] = held.pairs[n / 16][k / 8][0];
@@ -235,11 +241,12 @@ struct RightHeld {
     to[3] = held.pairs[n / 16][k / 8 + 1][1];
   }
   __device__ void values(float (&to)[2], int k, int n) const {
-    const int owner = own_column(0) * 4 + k % 8 / 2;
-    const float value = held.values[n / 16][k / 8][n % 16 / 8 * 2 + k % 2];
+    const int owner = own_column(0) * 4 + k / 2;
+    const float value = held.values[n / 16][0][n % 16 / 8 * 2 + k % 2];
     to[0] = __shfl_sync(0xffffffffu, value, owner);
     to[1] = __shfl_sync(0xffffffffu, value, owner + 4);
   }
+  __device__ void advance() { held.rotate(); }
 };
 
 template <typename T, int kColumns>
@@ -310,39 +317,40 @@ __device__ void multiply_bf16(
 
 /// The product in fp32, each lane for the elements that it owns.
 template <int kDepth, Shape shape, int kRows, int kColumns, class L, class R>
-__device__ void multiply_fp32(
-    WarpSums<kRows, kColumns>& sums,
-    const L& left_operand,
-    const R& right_operand,
-    int columns) {
-  // Registers cannot be indexed at run time, so a held operand needs all steps spelt out.
-  constexpr int kUnrolled = L::kHeld || R::kHeld ? kDepth : 4;
-#pragma unroll kUnrolled
-  for (int k = 0; k < kDepth; ++k) {
-    float a[kRows / 16][2];
+__device__ void
+multiply_fp32(WarpSums<kRows, kColumns>& sums, L left_operand, R right_operand, int columns) {
+  // Registers cannot be indexed at run time: the operands move on instead, eight steps at a time.
+#pragma unroll 1
+  for (int first = 0; first < kDepth; first += 8) {
 #pragma unroll
-    for (int m = 0; m < kRows; m += 16) {
-      if (shape == Shape::kFull || k < m + 16) {
-        left_operand.values(a[m / 16], m, k);
+    for (int k = 0; k < 8; ++k) {
+      float a[kRows / 16][2];
+#pragma unroll
+      for (int m = 0; m < kRows; m += 16) {
+        if (shape == Shape::kFull || first < m + 16) {
+          left_operand.values(a[m / 16], m, k);
+        }
       }
-    }
 #pragma unroll
-    for (int n = 0; n < kColumns; n += 8) {
-      if (n < columns) {
-        float b[2];
-        right_operand.values(b, k, n);
+      for (int n = 0; n < kColumns; n += 8) {
+        if (n < columns) {
+          float b[2];
+          right_operand.values(b, k, n);
 #pragma unroll
-        for (int m = 0; m < kRows; m += 16) {
-          if (shape == Shape::kFull || k < m + 16) {
-            float(&block)[4] = sums.values[m / 16][n / 8];
-            block[0] = fmaf(a[m / 16][0], b[0], block[0]);
-            block[1] = fmaf(a[m / 16][0], b[1], block[1]);
-            block[2] = fmaf(a[m / 16][1], b[0], block[2]);
-            block[3] = fmaf(a[m / 16][1], b[1], block[3]);
+          for (int m = 0; m < kRows; m += 16) {
+            if (shape == Shape::kFull || first < m + 16) {
+              float(&block)[4] = sums.values[m / 16][n / 8];
+              block[0] = fmaf(a[m / 16][0], b[0], block[0]);
+              block[1] = fmaf(a[m / 16][0], b[1], block[1]);
+              block[2] = fmaf(a[m / 16][1], b[0], block[2]);
+              block[3] = fmaf(a[m / 16][1], b[1], block[3]);
+            }
           }
         }
       }
     }
+    left_operand.advance();
+    right_operand.advance();
   }
 }
 

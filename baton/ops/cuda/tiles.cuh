@@ -32,27 +32,33 @@ __device__ inline float widened(__nv_bfloat16 value) {
   return __bfloat162float(value);
 }
 
-/// Rows of kColumns (a power of two, 16 bytes or more) values in shared memory, dense, at a
-/// multiple of 128 bytes. The 16-byte granules of a row are permuted so that eight neighbouring
-/// rows have the same granule in different banks.
+/// Rows of kColumns (a power of two, 16 bytes or more) values in shared memory, at a multiple of
+/// 128 bytes, so laid out that eight neighbouring rows have the same columns in different banks: in
+/// bf16 the 16-byte granules of a row are permuted, in fp32, whose lanes read single values at
+/// constant distances, rows are a granule longer.
 template <typename T, int kColumns>
 struct Tile {
   using Value = T;
+  static constexpr bool kPermuted = sizeof(T) == 2;
   static constexpr int kGranule = 16 / static_cast<int>(sizeof(T)); ///< values of a granule
   static constexpr int kGranules = kColumns / kGranule;             ///< granules of a row
+  static constexpr int kStride = kPermuted ? kColumns : kColumns + kGranule;
 
   T* data;
 
   /// Neighbours within a granule are neighbours in memory.
   __device__ T* at(int row, int column) const {
+    if constexpr (!kPermuted) {
+      return data + row * kStride + column;
+    }
     constexpr int kRowsOfLine = kGranules >= 8 ? 1 : 8 / kGranules;
     constexpr int kMask = (kGranules >= 8 ? 8 : kGranules) - 1;
     const int granule = (column / kGranule) ^ (row / kRowsOfLine & kMask);
-    return data + row * kColumns + granule * kGranule + column % kGranule;
+    return data + row * kStride + granule * kGranule + column % kGranule;
   }
-  __device__ static constexpr unsigned bytes(int rows) {
-    return static_cast<unsigned>(rows * kColumns) * static_cast<unsigned>(sizeof(T));
-  }
+
+  /// Values that `rows` rows take.
+  __device__ static constexpr int size(int rows) { return rows * kStride; }
 };
 
 /// Starts copying rows of global memory into the first kRows rows of `to`, with zeros beyond `rows`
@@ -70,22 +76,46 @@ __device__ void load_rows(
     int thread) {
   using Rows = Tile<T, kColumns>;
   if (packed) {
-    constexpr int kCopies = kRows * Rows::kGranules;
-#pragma unroll 4
-    for (int i = thread; i < kCopies; i += kThreads) {
-      const int row = i / Rows::kGranules;
-      const int column = i % Rows::kGranules * Rows::kGranule;
-      const bool inside = row < rows && column < columns;
-      copy_async(to.at(row, column), inside ? from + row * stride + column : from, inside ? 16 : 0);
+    static_assert(kThreads % Rows::kGranules == 0);
+    constexpr int kRowsAtOnce = kThreads / Rows::kGranules;
+    const int column = thread % Rows::kGranules * Rows::kGranule;
+    int row = thread / Rows::kGranules;
+    const T* source = from + row * stride + column;
+#pragma unroll
+    for (int done = 0; done < kRows; done += kRowsAtOnce, row += kRowsAtOnce) {
+      if (kRows % kRowsAtOnce == 0 || row < kRows) {
+        const bool inside = row < rows && column < columns;
+        copy_async(to.at(row, column), inside ? source : from, inside ? 16 : 0);
+        source += kRowsAtOnce * stride;
+      }
     }
     return;
   }
-#pragma unroll 4
+#pragma unroll 1
   for (int i = thread; i < kRows * kColumns; i += kThreads) {
     const int row = i / kColumns;
     const int column = i % kColumns;
     const bool inside = row < rows && column < columns;
     *to.at(row, column) = inside ? from[row * stride + column] : static_cast<T>(0.0f);
+  }
+}
+
+/// Moves each block of eight columns to where the one before it was, the first to the end.
+/// Registers cannot be indexed at run time: a loop that takes the first block each time stands for
+/// that.
+template <int kBlockRows, int kBlocks>
+__device__ void rotate_columns(float (&values)[kBlockRows][kBlocks][4]) {
+#pragma unroll
+  for (auto& row : values) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float first = row[0][i];
+#pragma unroll
+      for (int n = 1; n < kBlocks; ++n) {
+        row[n - 1][i] = row[n][i];
+      }
+      row[kBlocks - 1][i] = first;
+    }
   }
 }
 
@@ -106,6 +136,10 @@ struct WarpSums {
         }
       }
     }
+  }
+
+  __device__ void rotate() {
+    rotate_columns(values);
   }
 
   /// Multiplies each row by its factor; `factors` has one a row.
@@ -177,23 +211,92 @@ __device__ inline void transpose_words(unsigned (&words)[4]) {
   }
 }
 
+/// sums = from[i * stride + j] where i < rows and j < columns, and 0 elsewhere. `packed` says that
+/// `from` and stride are multiples of 16 bytes.
+template <int kRows, int kColumns>
+__device__ void read_rows(
+    WarpSums<kRows, kColumns>& sums,
+    const float* from,
+    long long stride,
+    int rows,
+    int columns,
+    bool packed) {
+  if (!packed || rows < kRows || columns < kColumns) {
+    // The loop stays rolled, since bounds of all columns would take as many registers.
+#pragma unroll 1
+    for (int n = 0; n < kColumns; n += 8) {
+#pragma unroll
+      for (int m = 0; m < kRows / 16; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = m * 16 + own_row(i);
+          const int column = n + own_column(i);
+          sums.values[m][0][i] =
+              row < rows && column < columns ? from[row * stride + column] : 0.0f;
+        }
+      }
+      sums.rotate();
+    }
+    return;
+  }
+#pragma unroll
+  for (int m = 0; m < kRows / 16; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const float* row = from + (m * 16 + own_row(i)) * stride + own_column(0);
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n) {
+        const float2 pair = *reinterpret_cast<const float2*>(row + n * 8);
+        sums.values[m][n][i] = pair.x;
+        sums.values[m][n][i + 1] = pair.y;
+      }
+    }
+  }
+}
+
+/// What store_rows() does with rows that are no whole packs.
+template <int kRows, int kColumns, typename Out>
+__device__ void
+store_odd_rows(WarpSums<kRows, kColumns>& sums, Out* to, long long stride, int rows, int columns) {
+#pragma unroll 1
+  for (int n = 0; n < kColumns; n += 8) {
+#pragma unroll
+    for (int m = 0; m < kRows / 16; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = m * 16 + own_row(i);
+        const int column = n + own_column(i);
+        if (row < rows && column < columns) {
+          to[row * stride + column] = static_cast<Out>(sums.values[m][0][i]);
+        }
+      }
+    }
+    sums.rotate();
+  }
+}
+
 /// Element (i, j) of sums, rounded to Out, to to[i * stride + j] where i < rows and j < columns.
-/// `packed` says that `to`, stride and columns are multiples of 16 bytes. All lanes call it.
+/// `packed` says that `to` and stride are multiples of 16 bytes. All lanes call it; sums are the
+/// same after it as before.
 template <int kRows, int kColumns, typename Out>
 __device__ void store_rows(
-    const WarpSums<kRows, kColumns>& sums,
+    WarpSums<kRows, kColumns>& sums,
     Out* to,
     long long stride,
     int rows,
     int columns,
     bool packed) {
+  if (!packed || columns < kColumns) {
+    store_odd_rows(sums, to, stride, rows, columns);
+    return;
+  }
 #pragma unroll
   for (int m = 0; m < kRows / 16; ++m) {
 #pragma unroll
     for (int n = 0; n < kColumns / 8; n += 2) {
       const float(&first)[4] = sums.values[m][n];
       const float(&second)[4] = sums.values[m][n + 1];
-      if (packed && sizeof(Out) == 2) {
+      if constexpr (sizeof(Out) == 2) {
         unsigned words[4] = {
             pack_bf16(first[0], first[1]),
             pack_bf16(second[0], second[1]),
@@ -202,27 +305,18 @@ __device__ void store_rows(
         transpose_words(words);
         const int part = warp_lane() % 4;
         const int row = m * 16 + own_row(0) + part / 2 * 8;
-        const int column = n * 8 + part % 2 * 8;
-        if (row < rows && column < columns) {
-          *reinterpret_cast<uint4*>(to + row * stride + column) =
+        if (row < rows) {
+          *reinterpret_cast<uint4*>(to + row * stride + n * 8 + part % 2 * 8) =
               uint4{words[0], words[1], words[2], words[3]};
         }
-        continue;
-      }
+      } else {
 #pragma unroll
-      for (int i = 0; i < 8; i += 2) {
-        const float* pair = i < 4 ? first + i : second + i - 4;
-        const int row = m * 16 + own_row(i % 4);
-        const int column = n * 8 + i / 4 * 8 + own_column(0);
-        Out* at = to + row * stride + column;
-        if (packed && row < rows && column < columns) {
-          store_pair(at, pair[0], pair[1]);
-        } else if (row < rows) {
-          if (column < columns) {
-            at[0] = static_cast<Out>(pair[0]);
-          }
-          if (column + 1 < columns) {
-            at[1] = static_cast<Out>(pair[1]);
+        for (int i = 0; i < 4; i += 2) {
+          const int row = m * 16 + own_row(i);
+          if (row < rows) {
+            Out* at = to + row * stride + n * 8 + own_column(0);
+            store_pair(at, first[i], first[i + 1]);
+            store_pair(at + 8, second[i], second[i + 1]);
           }
         }
       }
