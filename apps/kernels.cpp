@@ -23,7 +23,7 @@
 #include "baton/jit/cache.h"
 #include "baton/jit/compiler.h"
 #include "baton/jit/kernel_store.h"
-#include "baton/ops/cuda_kernels.h"
+#include "baton/ops/cuda_kernels_rows.h"
 #include "baton/train/read_recipe.h"
 
 namespace baton {
@@ -136,13 +136,12 @@ void clear_kernels() {
 std::vector<jit::KernelSpec> kernels_of(const train::Recipe& recipe) {
   const at::ScalarType dtype = recipe.model.scalar_type();
   std::vector<jit::KernelSpec> specs;
-  for (const std::int64_t pack : {std::int64_t{1}, ops::widest_pack(dtype)}) {
-    const ops::RmsNormKernels norm = ops::rms_norm_kernels(dtype, dtype, pack);
+  for (const ops::NormPacks& packs : ops::norm_packs(dtype)) {
+    const ops::NormKernels norm = ops::rms_norm_kernels(dtype, dtype, packs);
     specs.insert(specs.end(), {norm.forward, norm.backward});
-    if (pack == 1) {
-      specs.push_back(norm.sum_partials);
-    }
   }
+  const at::ScalarType sums = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  specs.push_back(ops::sum_partials_kernel(sums, dtype));
   return specs;
 }
 

@@ -23,20 +23,13 @@ std::string cuda_type_name(c10::ScalarType type);
 /// many as 16 bytes hold.
 std::int64_t widest_pack(c10::ScalarType activation);
 
-/// Kernels of rms_norm.cu for activations and a weight of these types, `pack` neighbours at a time:
-/// 1 or widest_pack().
-struct RmsNormKernels {
-  jit::KernelSpec forward;
-  jit::KernelSpec backward;
-  jit::KernelSpec sum_partials;
-};
-RmsNormKernels
-rms_norm_kernels(c10::ScalarType activation, c10::ScalarType weight, std::int64_t pack);
-
-/// A kernel and the registers of a thread that it may take at most.
+/// A kernel, the registers of a thread that it may take at most, and what it is for.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;
+  std::string arch = {}; ///< the only one that has its instructions; empty: any
+
+  bool fits(const std::string& other) const { return arch.empty() || arch == other; }
 };
 
 /// Every kernel that an operator may launch.

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "baton/ops/cuda/paged_arguments.cuh"
+#include "baton/ops/cuda_kernels_embedding.h"
 
 namespace baton::ops {
 namespace {
@@ -83,6 +84,7 @@ jit::KernelSpec sum_losses_kernel(c10::ScalarType type) {
 }
 
 void add_attend_kernels(std::vector<KernelBudget>& kernels) {
+  add_embedding_kernels(kernels);
   kernels.push_back({paged_attention_tiles(64, false).spec, kForFourBlocks});
   kernels.push_back({paged_attention_tiles(64, true).spec, kForFourBlocks});
   kernels.push_back({paged_attention_tiles(128, false).spec, kForFourBlocks});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels of attention over pages, cross entropy and the embedding's gradient, by name.
+// The CUDA kernels of attention over pages and cross entropy, by name.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +41,7 @@ inline constexpr unsigned kLossThreads = 512;
 jit::KernelSpec token_losses_kernel(c10::ScalarType logits, c10::ScalarType gradient);
 jit::KernelSpec sum_losses_kernel(c10::ScalarType type);
 
+/// Those of this header, and of the embedding.
 void add_attend_kernels(std::vector<KernelBudget>& kernels);
 
 } // namespace baton::ops
