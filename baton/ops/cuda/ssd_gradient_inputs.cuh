@@ -9,7 +9,7 @@ namespace baton {
 
 template <typename T, int kSlices, int kOwner>
 struct SsdInputGradients {
-  using Plan = SsdGradientPlan<T, kSlices, kOwner>;
+  using Plan = SsdGradientPlan<sizeof(T), kSlices, kOwner>;
   using Square = Tile<T, kSsdGradientColumns>;
   static constexpr int kThreads = kSsdGradientThreads / 2;
   static constexpr int kWeighPhase = Plan::kPhases - 2;
@@ -217,27 +217,33 @@ struct SsdInputGradients {
       SsdWarpBlock& scores,
       SsdWarpBlock& dscores,
       SsdWarpBlock& products) {
-    SsdWarpBlock weights;
+    const Square weights = block.tile(Plan::kWeights);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int j = place.own_row_of(i);
-      const float dt = times.step[j];
+    for (int c = 0; c < 4; c += 2) {
+      // Rows eight apart are permuted alike.
+      T* rows_of_weights = weights.at(place.own_row_of(0), place.own_column_of(c));
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int at = place.own_column_of(c);
-        const float decay = at >= j ? times.between(j, at) : 0.0f;
-        float& product = element(products, i, c);
-        product *= decay;
-        element(dscores, i, c) = fmaf(dt, product, element(dscores, i, c));
+      for (int i = 0; i < 4; ++i) {
+        const int j = place.own_row_of(i);
+        const float dt = times.step[j];
+        float weight[2] = {0, 0};
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int at = place.own_column_of(c + e);
+          const float decay = at >= j ? times.between(j, at) : 0.0f;
+          float& product = element(products, i, c + e);
+          product *= decay;
+          element(dscores, i, c + e) = fmaf(dt, product, element(dscores, i, c + e));
+          if constexpr (Plan::kFirst) {
+            const float score = element(scores, i, c + e);
+            weight[e] = score * decay;
+            product *= score;
+          }
+        }
         if constexpr (Plan::kFirst) {
-          const float score = element(scores, i, c);
-          element(weights, i, c) = score * decay;
-          product *= score;
+          store_pair(rows_of_weights + 8 * i * Square::kStride, weight[0], weight[1]);
         }
       }
-    }
-    if constexpr (Plan::kFirst) {
-      store_sums(weights, block.tile(Plan::kWeights), place.row, place.column);
     }
   }
 
@@ -321,17 +327,19 @@ struct SsdInputGradients {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int channel = p + place.own_column_of(c + i);
-        if (block.in.D != nullptr && channel < layout.head_dim) {
+        if (block.in.D.data != nullptr && channel < layout.head_dim) {
           skip[i] =
-              block.in.D[head * block.in.D_head_stride + channel * block.in.D_channel_stride];
+              block.in.D.data[head * block.in.D.head_stride + channel * block.in.D.channel_stride];
         }
       }
+      // Rows eight apart are permuted alike.
+      const T* rows_of_slopes = slopes.at(place.own_row_of(0), place.own_column_of(c));
+      const T* rows_of_inputs = inputs.at(place.own_row_of(0), place.own_column_of(c));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int token = place.own_row_of(i);
-        const float dt = times.step[token];
-        const float2 slope = load_pair(slopes.at(token, place.own_column_of(c)));
-        const float2 input = load_pair(inputs.at(token, place.own_column_of(c)));
+        const float dt = times.step[place.own_row_of(i)];
+        const float2 slope = load_pair(rows_of_slopes + 8 * i * Square::kStride);
+        const float2 input = load_pair(rows_of_inputs + 8 * i * Square::kStride);
         products[0] = fmaf(slope.x, input.x, products[0]);
         products[1] = fmaf(slope.y, input.y, products[1]);
         element(du, i, c) = fmaf(skip[0], slope.x, dt * element(du, i, c));
@@ -345,7 +353,7 @@ struct SsdInputGradients {
         }
       }
     }
-    const long long stride = static_cast<long long>(layout.heads) * layout.head_dim;
+    const int stride = layout.heads * layout.head_dim;
     store_rows(
         du,
         static_cast<T*>(block.out.dx) + (block.chunk.first + place.row) * stride +

@@ -25,7 +25,7 @@ __device__ inline float dot_granules(const __nv_bfloat16* a, const __nv_bfloat16
 
 template <typename T, int kSlices, int kOwner>
 struct SsdKeyGradients {
-  using Plan = SsdGradientPlan<T, kSlices, kOwner>;
+  using Plan = SsdGradientPlan<sizeof(T), kSlices, kOwner>;
   using Square = Tile<T, kSsdGradientColumns>;
 
   const SsdGradientBlock<T, kSlices, kOwner>& block;
@@ -80,12 +80,13 @@ struct SsdKeyGradients {
       const float* factors,
       Square with) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = place.own_row_of(i);
-      const float factor = factors[token];
+    for (int c = 0; c < 4; c += 2) {
+      // Rows eight apart are permuted alike.
+      const T* const rows_of_with = with.at(place.own_row_of(0), place.own_column_of(c));
 #pragma unroll
-      for (int c = 0; c < 4; c += 2) {
-        const float2 other = load_pair(with.at(token, place.own_column_of(c)));
+      for (int i = 0; i < 4; ++i) {
+        const float factor = factors[place.own_row_of(i)];
+        const float2 other = load_pair(rows_of_with + 8 * i * Square::kStride);
         const float even = element(values, i, c);
         const float odd = element(values, i, c + 1);
         dots[i] = fmaf(even, other.x, fmaf(odd, other.y, dots[i]));
@@ -198,7 +199,7 @@ struct SsdKeyGradients {
   __device__ void write(Out* to, SsdWarpBlock& sums, int n) {
     constexpr int kGranule = 16 / static_cast<int>(sizeof(Out));
     const long long N = block.layout.state_dim;
-    const long long stride = block.layout.groups * N;
+    const int stride = block.layout.groups * block.layout.state_dim;
     const long long token = block.part * block.out.tokens + block.chunk.first + place.row;
     store_rows(
         sums,
