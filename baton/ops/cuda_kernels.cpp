@@ -11,6 +11,7 @@
 #include "baton/ops/cuda_kernels_flat.h"
 #include "baton/ops/cuda_kernels_rows.h"
 #include "baton/ops/cuda_kernels_ssd.h"
+#include "baton/ops/cuda_kernels_ssd_backward.h"
 
 namespace baton::ops {
 namespace {
@@ -42,6 +43,7 @@ std::vector<KernelBudget> all_kernels() {
   add_attend_kernels(kernels);
   add_embedding_kernels(kernels);
   add_ssd_kernels(kernels);
+  add_ssd_backward_kernels(kernels);
   add_conv_kernels(kernels);
   add_flat_kernels(kernels);
   return kernels;

@@ -11,7 +11,7 @@
 namespace baton::ops::cuda {
 namespace {
 
-constexpr std::int64_t kEnoughBlocks = 192; // that keep a large GPU busy
+constexpr std::int64_t kEnoughBlocks = 128; // that keep a large GPU busy
 constexpr std::int64_t kWantedBlocks = 256; // where sequences are cut
 constexpr std::int64_t kFewestTokens = 512; // of a segment: fewer cost more than they gain
 constexpr std::int64_t kMostInt = std::numeric_limits<std::int32_t>::max();
