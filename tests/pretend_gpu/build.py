@@ -40,7 +40,8 @@ def build(build_folder, out):
     out.mkdir(parents=True, exist_ok=True)
     cache = (build_folder / "CMakeCache.txt").read_text()
     compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.*)$", cache, re.MULTILINE)[1]
-    torch = re.search(r"^TORCH_ROOT:\w+=(.*)$", cache, re.MULTILINE)[1]
+    commands = (build_folder / "compile_commands.json").read_text()
+    torch = re.search(r"-isystem (\S*/torch)/include ", commands)[1]
     words = ["-std=c++20", "-O1", "-fPIC", "-shared", "-w", "-isystem", f"{torch}/include",
              "-isystem", f"{torch}/include/torch/csrc/api/include", f"-L{torch}/lib",
              "-Wl,--unresolved-symbols=ignore-all"]

@@ -231,6 +231,10 @@ class HostCall {
   at::Tensor give(const at::Tensor& result) const {
     for (const auto& [alias, original] : pairs_) {
       if (result.is_same(alias)) {
+        if (alias.sizes() != original.sizes()) { // an output that came empty
+          const at::Tensor whole = new_on_device(alias, original.device());
+          original.unsafeGetTensorImpl()->shallow_copy_from(whole.getIntrusivePtr());
+        }
         return original;
       }
     }
@@ -291,7 +295,12 @@ void run_on_host(const c10::OperatorHandle& op, Stack* stack) {
   if (waits_for_result(op.schema().name())) {
     waits().add(op.schema().name());
   }
-  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  try {
+    op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  } catch (c10::Error& error) {
+    error.add_context(toString(op.operator_name()));
+    throw;
+  }
   const std::size_t results = op.schema().returns().size();
   for (std::size_t i = stack->size() - results; i < stack->size(); ++i) {
     (*stack)[i] = map_tensors((*stack)[i], [&](const at::Tensor& one) { return call.give(one); });
