@@ -94,7 +94,7 @@ Attention::Attention(const SublayerArguments& arguments)
          .attention_factor = config_.rotary.attention_factor == 0.0
                                  ? std::nullopt
                                  : std::optional(config_.rotary.attention_factor)});
-    inverse_frequencies_ = frequencies.inverse_frequencies;
+    inverse_frequencies_ = &arguments.store.declare_constant(frequencies.inverse_frequencies);
     attention_factor_ = frequencies.attention_factor;
   }
 }
@@ -115,13 +115,9 @@ Attention::heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& p
   if (norm != nullptr) {
     x_THP = ops::rms_norm(x_THP.flatten(0, 1), norm->value, norm_eps_).view_as(x_THP);
   }
-  if (inverse_frequencies_.defined()) {
+  if (inverse_frequencies_ != nullptr) {
     x_THP = ops::rotary(
-        x_THP,
-        positions_T,
-        inverse_frequencies_.to(x_THP.device()),
-        attention_factor_,
-        config_.rotary.interleaved);
+        x_THP, positions_T, *inverse_frequencies_, attention_factor_, config_.rotary.interleaved);
   }
   return x_THP;
 }
