@@ -91,15 +91,19 @@ void add_conv_kernels(std::vector<KernelBudget>& kernels) {
   for (const auto type : {kDouble, kFloat, kBFloat16}) {
     for (const std::int64_t pack : std::set<std::int64_t>{1, widest_conv_pack(type)}) {
       for (std::int64_t width = 1; width <= kMaxConvWidth; ++width) {
+        const auto serves = [width](const KernelModel& model) { return model.conv_width == width; };
         for (const bool silu : {false, true}) {
           kernels.push_back(
-              {causal_conv1d_kernel(type, pack, width, silu), forward_budget(type, width)});
+              {causal_conv1d_kernel(type, pack, width, silu), forward_budget(type, width), serves});
           kernels.push_back(
-              {causal_conv1d_backward_kernel(type, pack, width, silu), backward_budget(width)});
+              {causal_conv1d_backward_kernel(type, pack, width, silu),
+               backward_budget(width),
+               serves});
         }
         kernels.push_back(
             {causal_conv1d_step_kernel(type, pack, width),
-             width <= kNarrowWidth ? kForTwelveStepBlocks : kForEightStepBlocks});
+             width <= kNarrowWidth ? kForTwelveStepBlocks : kForEightStepBlocks,
+             serves});
       }
     }
     kernels.push_back({causal_conv1d_parameters_kernel(type), kForManyBlocks});

@@ -28,12 +28,11 @@ unsigned shared_bytes(std::int64_t slices) {
 
 SsdGradientKernel ssd_gradient_kernel(c10::ScalarType activation, std::int64_t N) {
   const std::int64_t width = ssd_tile(1, N).state_dim;
-  const std::int64_t slices =
-      (width + kSsdGradientColumns - 1) / kSsdGradientColumns;
+  const std::int64_t slices = (width + kSsdGradientColumns - 1) / kSsdGradientColumns;
   return {
       {{"baton/ops/cuda/ssd_backward.cu",
-        "baton::ssd_chunk_gradients<" + cuda_type_name(activation) + ", " +
-            std::to_string(slices) + ">",
+        "baton::ssd_chunk_gradients<" + cuda_type_name(activation) + ", " + std::to_string(slices) +
+            ">",
         {}},
        kSsdGradientThreads,
        activation == c10::ScalarType::Float ? shared_bytes<4>(slices) : shared_bytes<2>(slices)},
