@@ -23,11 +23,11 @@ std::string shape(c10::ScalarType activation, std::int64_t pack, std::int64_t wi
   return cuda_type_name(activation) + ", " + std::to_string(pack) + ", " + std::to_string(width);
 }
 
-// Registers with which four blocks of 128 threads share a multiprocessor, and so on: see
-// kConvBlocks and kConvGradientBlocks in the sources.
+// Registers with which three, four and five blocks of 128 threads share a multiprocessor, as
+// kConvBlocks and kConvGradientBlocks of the sources want them to.
 int forward_budget(c10::ScalarType activation, std::int64_t width) {
   if (width <= kNarrowWidth) {
-    return activation == kBFloat16 ? 80 : 102;
+    return 102;
   }
   return activation == kBFloat16 ? 128 : 168;
 }
