@@ -61,7 +61,7 @@ class Mixer(nn.Module):
             state,
             x.unflatten(1, (HEADS, HEAD_DIM)),
             dt[..., None].expand(-1, -1, HEAD_DIM),
-            -torch.exp(self.A_log)[:, None, None].expand(-1, HEAD_DIM, STATE),
+            (-torch.exp(self.A_log))[:, None, None].expand(-1, HEAD_DIM, STATE),
             B.unflatten(1, (GROUPS, STATE)),
             C.unflatten(1, (GROUPS, STATE)),
             self.D[:, None].expand(-1, HEAD_DIM),
