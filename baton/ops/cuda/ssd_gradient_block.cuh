@@ -14,8 +14,8 @@
 //
 // All products are of 64 x 64 tiles: wider heads take several passes, wider states several slices.
 // Of the 16 warps of a block, eight work on x (ssd_gradient_inputs.cuh) and eight on B and C
-// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and passes
-// in the same phases, which barriers separate.
+// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and
+// passes in the same phases, which barriers separate.
 #pragma once
 
 #include "baton/ops/cuda/shared_memory.cuh"

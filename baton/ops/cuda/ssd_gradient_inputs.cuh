@@ -282,10 +282,8 @@ struct SsdInputGradients {
   }
 
   /// Adds what the warps to the right have in the rows, and leaves the sums over the rows.
-  __device__ void leave_crossing(
-      const SsdTimes<kSsdChunk>& times,
-      SsdWarpSums& sums,
-      float (&crossing)[4]) {
+  __device__ void
+  leave_crossing(const SsdTimes<kSsdChunk>& times, SsdWarpSums& sums, float (&crossing)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int j = place.own_row_of(i);
@@ -364,12 +362,8 @@ struct SsdInputGradients {
         layout.head_dim % Square::kGranule == 0);
   }
 
-  __device__ void add_pass(
-      SsdWarpBlock& scores,
-      SsdWarpBlock& dscores,
-      int head,
-      int pass,
-      int turn) {
+  __device__ void
+  add_pass(SsdWarpBlock& scores, SsdWarpBlock& dscores, int head, int pass, int turn) {
     constexpr int kDepth = kSsdGradientColumns;
     const SsdTimes<kSsdChunk>& times = block.scalars().times[head % 2];
     SsdWarpSums& sums = block.scalars().sums[turn % 2];
@@ -382,7 +376,8 @@ struct SsdInputGradients {
       open_phase(phase);
       if (phase == 0) {
         if (turn > 0) {
-          write_sums(pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
+          write_sums(
+              pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
         }
         if (warp_index() == kTimeWarp && pass + 1 == block.passes()) {
           write_head(head + 1);
@@ -431,8 +426,8 @@ struct SsdInputGradients {
                 ((at * block.out.owners + kOwner) * kTokenSums + kind) * kSsdChunk + token;
     if (kind < 2) {
       const auto& of_warps = kind == kCarriedSum ? sums.carried : sums.left;
-      float sum = (of_warps[0][token] + of_warps[1][token]) +
-                  (of_warps[2][token] + of_warps[3][token]);
+      float sum =
+          (of_warps[0][token] + of_warps[1][token]) + (of_warps[2][token] + of_warps[3][token]);
       if (kind == kCarriedSum && token == kSsdChunk - 1) {
 #pragma unroll
         for (int warp = 0; warp < 8; ++warp) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warps of a block that add up the gradients of B and C over its heads (ssd_gradient_block.cuh).
+// The warps of a block that add up the gradients of B and C over its heads
+// (ssd_gradient_block.cuh).
 #pragma once
 
 #include "baton/ops/cuda/ssd_gradient_block.cuh"
@@ -145,11 +146,8 @@ struct SsdKeyGradients {
     return sum;
   }
 
-  __device__ void leave(
-      SsdWarpSums& sums,
-      const float (&carried)[4],
-      const float (&left_dots)[4],
-      float through) {
+  __device__ void
+  leave(SsdWarpSums& sums, const float (&carried)[4], const float (&left_dots)[4], float through) {
     const int warp = warp_index() % 8;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -167,8 +165,9 @@ struct SsdKeyGradients {
   }
 
   /// From the gradients of the scores, which the other warps leave, and to memory.
-  __device__ void
-  add_scores(SsdWarpBlock (&dkeys)[Plan::kOwn], SsdWarpBlock (&dqueries)[Plan::kOwn]) {
+  __device__ void add_scores(
+      SsdWarpBlock (&dkeys)[Plan::kOwn],
+      SsdWarpBlock (&dqueries)[Plan::kOwn]) {
     const Square weights = block.tile(Plan::kWeights);
     __syncthreads();
     __syncthreads();
@@ -179,7 +178,9 @@ struct SsdKeyGradients {
         __syncthreads();
       }
       multiply<kSsdChunk>(
-          dkeys[slice], left(weights, place.row, 0), right(block.queries(slice, 0), 0, place.column));
+          dkeys[slice],
+          left(weights, place.row, 0),
+          right(block.queries(slice, 0), 0, place.column));
       multiply<kSsdChunk>(
           dqueries[slice],
           left_transposed(weights, 0, place.row),
