@@ -105,7 +105,7 @@ __device__ void write_weights(
 template <typename T, int kQ, int kP>
 __device__ void add_skip(
     WarpSums<kQ, 16>& y,
-    const SsdForwardInputs& in,
+    const SsdSkipInputs& in,
     int head,
     int head_dim,
     int channel,
@@ -114,9 +114,9 @@ __device__ void add_skip(
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int own = n * 8 + own_column(0);
-    const float* D = in.D + head * in.D_head_stride + (channel + own) * in.D_channel_stride;
+    const float* D = in.data + head * in.head_stride + (channel + own) * in.channel_stride;
     const float first = channel + own < head_dim ? D[0] : 0.0f;
-    const float second = channel + own + 1 < head_dim ? D[in.D_channel_stride] : 0.0f;
+    const float second = channel + own + 1 < head_dim ? D[in.channel_stride] : 0.0f;
 #pragma unroll
     for (int m = 0; m < kQ / 16; ++m) {
 #pragma unroll
@@ -178,8 +178,8 @@ walk_outputs(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* sta
     Held<T, 16, kQ> x;
     x.load_transposed(block.x(i), 0, tile_channel);
     multiply<kQ, Shape::kLower>(out, left(block.weights()), right_transposed(x));
-    if (block.in.D != nullptr) {
-      add_skip(out, block.in, block.head, layout.head_dim, channel, block.x(i), tile_channel);
+    if (block.in.D.data != nullptr) {
+      add_skip(out, block.in.D, block.head, layout.head_dim, channel, block.x(i), tile_channel);
     }
     store_rows(
         out,

@@ -14,8 +14,8 @@
 //
 // All products are of 64 x 64 tiles: wider heads take several passes, wider states several slices.
 // Of the 16 warps of a block, eight work on x (ssd_gradient_inputs.cuh) and eight on B and C
-// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and passes
-// in the same phases, which barriers separate.
+// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and
+// passes in the same phases, which barriers separate.
 #pragma once
 
 #include "baton/ops/cuda/shared_memory.cuh"
@@ -24,30 +24,6 @@
 #include "baton/ops/cuda/tile_product.cuh"
 
 namespace baton {
-
-/// What the blocks of owner kOwner do, for kSlices times 64 state dims. The first makes all but the
-/// gradients of the other owners' slices of B and C.
-template <typename T, int kSlices, int kOwner>
-struct SsdGradientPlan {
-  static constexpr bool kFirst = kOwner == 0;
-  static constexpr int kOwn = kSlices < kSsdOwnSlices ? kSlices : kSsdOwnSlices;
-  static constexpr int kLoads = kFirst ? kSlices : kOwn; ///< phases that begin with a new slice
-  static constexpr int kPhases = kLoads < 2 ? 2 : kLoads;
-  static constexpr bool kKeysStay = sizeof(T) == 2; ///< else they come with each slice of states
-  static constexpr int kStages = kKeysStay ? (kLoads == 2 ? 3 : 2) : 1;
-  static constexpr int kAhead = kStages - 1;           ///< slices on their way
-  static constexpr int kBuffers = kStages > 1 ? 2 : 1; ///< of x and dy
-
-  // Tiles in shared memory, by their numbers.
-  static constexpr int kKeys = 0;
-  static constexpr int kQueries = kKeys + (kKeysStay ? kLoads : kStages);
-  static constexpr int kStates = kQueries + (kKeysStay ? kLoads : kStages);
-  static constexpr int kStateGradients = kStates + kStages;
-  static constexpr int kInputs = kStateGradients + kStages; ///< x
-  static constexpr int kSlopes = kInputs + kBuffers;        ///< dy
-  static constexpr int kWeights = kSlopes + kBuffers;
-  static constexpr int kTiles = kWeights + 1;
-};
 
 /// Sums over the columns, or rows, of the warps' blocks.
 struct SsdWarpSums {
@@ -61,20 +37,22 @@ struct SsdWarpSums {
 
 /// In shared memory beside the tiles.
 struct SsdGradientScalars {
-  SsdTimes<kSsdChunk> times[2]; ///< of even and odd heads
-  SsdWarpSums sums[2];          ///< of even and odd passes
+  SsdTimes<kSsdChunk> times[2]; ///< of the heads of even and odd turns
+  SsdWarpSums sums[2];          ///< of even and odd turns
+  SsdSegment chunk;
 };
+
+static_assert(sizeof(SsdGradientScalars) <= kSsdGradientScalarBytes);
 
 /// Where the work of a block lies.
 template <typename T, int kSlices, int kOwner>
 struct SsdGradientBlock {
-  using Plan = SsdGradientPlan<T, kSlices, kOwner>;
+  using Plan = SsdGradientPlan<sizeof(T), kSlices, kOwner>;
   using Square = Tile<T, kSsdGradientColumns>;
 
   const SsdLayout& layout;
   const SsdGradientInputs& in;
   const SsdGradientOutputs& out;
-  SsdSegment chunk;
   int group;
   int part;
 
@@ -102,6 +80,8 @@ struct SsdGradientBlock {
   __device__ SsdGradientScalars& scalars() const {
     return *reinterpret_cast<SsdGradientScalars*>(tile(Plan::kTiles).data);
   }
+  /// Read anew each time: there are no registers to keep it in.
+  __device__ const SsdSegment& chunk() const { return scalars().chunk; }
 };
 
 /// A warp's place in a tile, of which it has 32 rows and 16 columns.
@@ -143,14 +123,6 @@ __device__ inline float rows_sum(float value) {
 
 __device__ inline float warp_sum(float value) {
   return rows_sum(quad_sum(value));
-}
-
-__device__ inline float2 load_pair(const float* from) {
-  return *reinterpret_cast<const float2*>(from);
-}
-__device__ inline float2 load_pair(const __nv_bfloat16* from) {
-  const unsigned bits = *reinterpret_cast<const unsigned*>(from);
-  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u)};
 }
 
 } // namespace baton

@@ -9,7 +9,7 @@ namespace baton {
 
 template <typename T, int kSlices, int kOwner>
 struct SsdInputGradients {
-  using Plan = SsdGradientPlan<T, kSlices, kOwner>;
+  using Plan = SsdGradientPlan<sizeof(T), kSlices, kOwner>;
   using Square = Tile<T, kSsdGradientColumns>;
   static constexpr int kThreads = kSsdGradientThreads / 2;
   static constexpr int kWeighPhase = Plan::kPhases - 2;
@@ -21,7 +21,7 @@ struct SsdInputGradients {
   int thread;
   SsdWarpPlace place;
   int stage = Plan::kStages - 1;
-  SsdRawSteps<kSsdChunk> raw; ///< of the next head
+  SsdRawSteps<kSsdChunk> raw; ///< of the next turn
 
   // What is loaded next, and where to.
   int load_head;
@@ -84,9 +84,9 @@ struct SsdInputGradients {
     load(
         number,
         from.data,
-        block.chunk.first * from.stride + at,
+        block.chunk().first * from.stride + at,
         from.stride,
-        block.chunk.tokens,
+        block.chunk().tokens,
         columns,
         from.packed);
   }
@@ -102,7 +102,7 @@ struct SsdInputGradients {
     const SsdLayout& layout = block.layout;
     const int p = load_pass * kSsdGradientColumns;
     const int n = (kOwner * kSsdOwnSlices + load_slice) * kSsdGradientColumns;
-    const long long at = block.chunk.chunk * layout.heads + load_head;
+    const long long at = block.chunk().chunk * layout.heads + load_head;
     load(
         to,
         from,
@@ -178,9 +178,9 @@ struct SsdInputGradients {
       }
     }
     if (warp_index() == kTimeWarp) {
-      raw = read_head(block.first_head());
-      write_head(block.first_head());
-      raw = read_head(block.first_head() + 1);
+      raw = read_turn(0);
+      write_turn(0);
+      raw = read_turn(1);
     }
     if constexpr (Plan::kFirst && Plan::kKeysStay) {
       wait_for_copies<Plan::kAhead - 1>();
@@ -200,13 +200,16 @@ struct SsdInputGradients {
     }
   }
 
-  __device__ SsdRawSteps<kSsdChunk> read_head(int head) const {
-    const int tokens = head < block.end_head() ? block.chunk.tokens : 0;
-    return read_steps<kSsdChunk>(time, head, block.chunk.first, tokens);
+  /// Time steps of the head of a turn; of turns that there are not, of no tokens.
+  __device__ SsdRawSteps<kSsdChunk> read_turn(int turn) const {
+    const int head = block.first_head() + turn / block.passes();
+    const int tokens = head < block.end_head() ? block.chunk().tokens : 0;
+    return read_steps<kSsdChunk>(time, head, block.chunk().first, tokens);
   }
-  __device__ void write_head(int head) const {
+  __device__ void write_turn(int turn) const {
+    const int head = block.first_head() + turn / block.passes();
     if (head < block.end_head()) {
-      write_times(block.scalars().times[head % 2], time, head, raw, block.chunk.tokens);
+      write_times(block.scalars().times[turn % 2], time, head, raw, block.chunk().tokens);
     }
   }
 
@@ -217,27 +220,33 @@ struct SsdInputGradients {
       SsdWarpBlock& scores,
       SsdWarpBlock& dscores,
       SsdWarpBlock& products) {
-    SsdWarpBlock weights;
+    const Square weights = block.tile(Plan::kWeights);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int j = place.own_row_of(i);
-      const float dt = times.step[j];
+    for (int c = 0; c < 4; c += 2) {
+      // Rows eight apart are permuted alike.
+      T* rows_of_weights = weights.at(place.own_row_of(0), place.own_column_of(c));
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int at = place.own_column_of(c);
-        const float decay = at >= j ? times.between(j, at) : 0.0f;
-        float& product = element(products, i, c);
-        product *= decay;
-        element(dscores, i, c) = fmaf(dt, product, element(dscores, i, c));
+      for (int i = 0; i < 4; ++i) {
+        const int j = place.own_row_of(i);
+        const float dt = times.step[j];
+        float weight[2] = {0, 0};
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int at = place.own_column_of(c + e);
+          const float decay = at >= j ? times.between(j, at) : 0.0f;
+          float& product = element(products, i, c + e);
+          product *= decay;
+          element(dscores, i, c + e) = fmaf(dt, product, element(dscores, i, c + e));
+          if constexpr (Plan::kFirst) {
+            const float score = element(scores, i, c + e);
+            weight[e] = score * decay;
+            product *= score;
+          }
+        }
         if constexpr (Plan::kFirst) {
-          const float score = element(scores, i, c);
-          element(weights, i, c) = score * decay;
-          product *= score;
+          store_pair(rows_of_weights + 8 * i * Square::kStride, weight[0], weight[1]);
         }
       }
-    }
-    if constexpr (Plan::kFirst) {
-      store_sums(weights, block.tile(Plan::kWeights), place.row, place.column);
     }
   }
 
@@ -276,10 +285,8 @@ struct SsdInputGradients {
   }
 
   /// Adds what the warps to the right have in the rows, and leaves the sums over the rows.
-  __device__ void leave_crossing(
-      const SsdTimes<kSsdChunk>& times,
-      SsdWarpSums& sums,
-      float (&crossing)[4]) {
+  __device__ void
+  leave_crossing(const SsdTimes<kSsdChunk>& times, SsdWarpSums& sums, float (&crossing)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int j = place.own_row_of(i);
@@ -321,17 +328,19 @@ struct SsdInputGradients {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int channel = p + place.own_column_of(c + i);
-        if (block.in.D != nullptr && channel < layout.head_dim) {
+        if (block.in.D.data != nullptr && channel < layout.head_dim) {
           skip[i] =
-              block.in.D[head * block.in.D_head_stride + channel * block.in.D_channel_stride];
+              block.in.D.data[head * block.in.D.head_stride + channel * block.in.D.channel_stride];
         }
       }
+      // Rows eight apart are permuted alike.
+      const T* rows_of_slopes = slopes.at(place.own_row_of(0), place.own_column_of(c));
+      const T* rows_of_inputs = inputs.at(place.own_row_of(0), place.own_column_of(c));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int token = place.own_row_of(i);
-        const float dt = times.step[token];
-        const float2 slope = load_pair(slopes.at(token, place.own_column_of(c)));
-        const float2 input = load_pair(inputs.at(token, place.own_column_of(c)));
+        const float dt = times.step[place.own_row_of(i)];
+        const float2 slope = load_pair(rows_of_slopes + 8 * i * Square::kStride);
+        const float2 input = load_pair(rows_of_inputs + 8 * i * Square::kStride);
         products[0] = fmaf(slope.x, input.x, products[0]);
         products[1] = fmaf(slope.y, input.y, products[1]);
         element(du, i, c) = fmaf(skip[0], slope.x, dt * element(du, i, c));
@@ -345,25 +354,21 @@ struct SsdInputGradients {
         }
       }
     }
-    const long long stride = static_cast<long long>(layout.heads) * layout.head_dim;
+    const int stride = layout.heads * layout.head_dim;
     store_rows(
         du,
-        static_cast<T*>(block.out.dx) + (block.chunk.first + place.row) * stride +
+        static_cast<T*>(block.out.dx) + (block.chunk().first + place.row) * stride +
             static_cast<long long>(head) * layout.head_dim + p + place.column,
         stride,
-        block.chunk.tokens - place.row,
+        block.chunk().tokens - place.row,
         layout.head_dim - p - place.column,
         layout.head_dim % Square::kGranule == 0);
   }
 
-  __device__ void add_pass(
-      SsdWarpBlock& scores,
-      SsdWarpBlock& dscores,
-      int head,
-      int pass,
-      int turn) {
+  __device__ void
+  add_pass(SsdWarpBlock& scores, SsdWarpBlock& dscores, int head, int pass, int turn) {
     constexpr int kDepth = kSsdGradientColumns;
-    const SsdTimes<kSsdChunk>& times = block.scalars().times[head % 2];
+    const SsdTimes<kSsdChunk>& times = block.scalars().times[turn % 2];
     SsdWarpSums& sums = block.scalars().sums[turn % 2];
     const int buffer = turn % Plan::kBuffers;
     const Square slopes = block.tile(Plan::kSlopes + buffer);
@@ -374,11 +379,12 @@ struct SsdInputGradients {
       open_phase(phase);
       if (phase == 0) {
         if (turn > 0) {
-          write_sums(pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
+          write_sums(
+              pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
         }
-        if (warp_index() == kTimeWarp && pass + 1 == block.passes()) {
-          write_head(head + 1);
-          raw = read_head(head + 2);
+        if (warp_index() == kTimeWarp) {
+          write_turn(turn + 1);
+          raw = read_turn(turn + 2);
         }
       }
       if (Plan::kFirst && phase < kSlices) {
@@ -418,13 +424,13 @@ struct SsdInputGradients {
     const SsdWarpSums& sums = block.scalars().sums[turn % 2];
     const int kind = thread / kSsdChunk;
     const int token = thread % kSsdChunk;
-    const long long at = (block.chunk.chunk * block.layout.heads + head) * block.passes() + pass;
+    const long long at = (block.chunk().chunk * block.layout.heads + head) * block.passes() + pass;
     float* to = block.out.token_sums +
                 ((at * block.out.owners + kOwner) * kTokenSums + kind) * kSsdChunk + token;
     if (kind < 2) {
       const auto& of_warps = kind == kCarriedSum ? sums.carried : sums.left;
-      float sum = (of_warps[0][token] + of_warps[1][token]) +
-                  (of_warps[2][token] + of_warps[3][token]);
+      float sum =
+          (of_warps[0][token] + of_warps[1][token]) + (of_warps[2][token] + of_warps[3][token]);
       if (kind == kCarriedSum && token == kSsdChunk - 1) {
 #pragma unroll
         for (int warp = 0; warp < 8; ++warp) {

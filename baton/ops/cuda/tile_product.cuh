@@ -139,7 +139,8 @@ struct Left {
 
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     const int lane = warp_lane();
-    load_tiles(to, tile.at(row + m + lane % 16, column + k + lane / 16 * 8));
+    load_tiles(
+        to, tile.at(row + lane % 16, column + k + lane / 16 * 8) + m * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int m, int k) const {
     to[0] = *tile.at(row + m + own_row(0), column + k);
@@ -159,7 +160,9 @@ struct LeftTransposed {
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     const int lane = warp_lane();
     load_tiles_transposed(
-        to, tile.at(row + k + lane / 16 * 8 + lane % 8, column + m + lane / 8 % 2 * 8));
+        to,
+        tile.at(row + lane / 16 * 8 + lane % 8, column + m + lane / 8 % 2 * 8) +
+            k * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int m, int k) const {
     to[0] = *tile.at(row + k, column + m + own_row(0));
@@ -199,7 +202,8 @@ struct Right {
   /// Of columns n to n + 7, then of n + 8 to n + 15.
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     const int lane = warp_lane();
-    load_tiles_transposed(to, tile.at(row + k + lane % 16, column + n + lane / 16 * 8));
+    load_tiles_transposed(
+        to, tile.at(row + lane % 16, column + n + lane / 16 * 8) + k * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int k, int n) const {
     const float2 pair = load_pair(tile.at(row + k, column + n + own_column(0)));
@@ -219,7 +223,10 @@ struct RightTransposed {
 
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     const int lane = warp_lane();
-    load_tiles(to, tile.at(row + n + lane / 16 * 8 + lane % 8, column + k + lane / 8 % 2 * 8));
+    load_tiles(
+        to,
+        tile.at(row + lane / 16 * 8 + lane % 8, column + k + lane / 8 % 2 * 8) +
+            n * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int k, int n) const {
     to[0] = *tile.at(row + n + own_column(0), column + k);

@@ -12,7 +12,7 @@
 namespace baton {
 
 __device__ inline int warp_lane() {
-  return static_cast<int>(threadIdx.x) % kWarpThreads;
+  return static_cast<int>(threadIdx.x % kWarpThreads);
 }
 
 /// Number of this warp in its block, which the compiler then knows to be one for all lanes.
@@ -60,10 +60,7 @@ struct Tile {
     // apart are a constant apart.
     constexpr int kRowsOfLine = kGranules >= 8 ? 1 : 8 / kGranules;
     constexpr int kMask = (kGranules >= 8 ? 8 : kGranules) - 1;
-    const int granule = column / kGranule;
-    const int place = (granule & kMask) ^ (row / kRowsOfLine & kMask);
-    return data + row * kStride + (granule & ~kMask) * kGranule + place * kGranule +
-           column % kGranule;
+    return data + row * kStride + (column ^ (row / kRowsOfLine & kMask) * kGranule);
   }
 
   /// Values that `rows` rows take.
