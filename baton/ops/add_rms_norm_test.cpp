@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/add_rms_norm.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include "baton/ops/closeness.h"
 #include "baton/ops/rms_norm.h"
 
