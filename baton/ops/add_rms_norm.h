@@ -20,8 +20,8 @@ struct AddRmsNormOutput {
   at::Tensor normed;
 };
 
-/// sum = residual + scale * update, rounded to the dtype of `residual`; normed = rms_norm(sum in the
-/// dtype of `update`) * weight, so that the two operators one after the other give the same.
+/// sum = residual + scale * update, rounded to the dtype of `residual`; normed = rms_norm(sum in
+/// the dtype of `update`) * weight, so that the two operators one after the other give the same.
 ///
 /// `update` [..., D] is fp64, fp32 or bf16, `residual` [..., D] is like it, or fp32 beside bf16;
 /// rows may lie apart. `weight` [D] has the dtype of `update`, or is fp32 beside bf16. Sums are

@@ -25,8 +25,9 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
-/// All threads of the block come here before any goes on; `id` is not 0 for barriers of some of its
-/// warps, `threads` in all.
+/// `threads` threads of the block, whole warps, come here before any of them goes on. Not id 0,
+/// which
+/// __syncthreads() uses.
 __device__ inline void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
@@ -107,6 +108,18 @@ __device__ inline void store_tile(const void* from, const TileMap& map, int colu
 /// Waits until the tiles that this thread stores have been read from shared memory.
 __device__ inline void wait_for_stores() {
   asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
+}
+
+/// The mirror of load_tiles (mma.cuh): four 8 x 8 tiles of 2-byte values to shared memory. Lane 8i
+/// + r names where row r of tile i begins, at a multiple of 16 bytes.
+__device__ inline void store_tiles(const unsigned (&from)[4], void* row) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(shared_address(row)),
+      "r"(from[0]),
+      "r"(from[1]),
+      "r"(from[2]),
+      "r"(from[3])
+      : "memory");
 }
 
 /// Where granule `granule` (16 bytes) of row `row` lies in a panel: rows of 128 bytes in the

@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "baton/ops/cuda/heads.h"
 #include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda/paged_arguments.cuh"
 #include "baton/ops/cuda_kernels_attend.h"
@@ -25,20 +26,6 @@ constexpr std::int64_t kMostSplitKeys = 1024;
 constexpr std::int64_t kLongKeys = 4096; // more of them take longer than all other blocks
 constexpr std::int64_t kLongSplits = 8;
 constexpr double kLog2OfE = 1.4426950408889634;
-
-/// Whether packs of a tensor's last dim lie at multiples of 16 bytes.
-bool heads_fit(const at::Tensor& tensor, std::int64_t pack) {
-  bool fits = tensor.size(-1) % pack == 0 &&
-              reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
-  for (std::int64_t dim = 0; dim + 1 < tensor.dim(); ++dim) {
-    fits = fits && (tensor.size(dim) <= 1 || tensor.stride(dim) % pack == 0);
-  }
-  return fits;
-}
-
-at::Tensor with_contiguous_channels(const at::Tensor& tensor) {
-  return tensor.stride(-1) == 1 || tensor.size(-1) <= 1 ? tensor : tensor.contiguous();
-}
 
 PagedAttentionKernel choose_kernel(
     const at::Tensor& q_THP,

@@ -5,8 +5,8 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include "baton/ops/cuda/heads.h"
 #include "baton/ops/cuda/launch.h"
-#include "baton/ops/cuda/packs.h"
 #include "baton/ops/cuda/paged_arguments.cuh"
 #include "baton/ops/cuda_kernels_attend.h"
 #include "baton/ops/paged_attention.h"
@@ -15,15 +15,6 @@ namespace baton::ops::cuda {
 namespace {
 
 constexpr std::int64_t kPack = 4;
-
-/// Whether kPack neighbours of every head can be read or written together.
-bool heads_fit(const at::Tensor& tensor) {
-  bool fits = packs_fit(tensor, kPack);
-  for (std::int64_t dim = 0; dim + 1 < tensor.dim(); ++dim) {
-    fits = fits && (tensor.size(dim) <= 1 || tensor.stride(dim) % kPack == 0);
-  }
-  return fits;
-}
 
 void check_inputs(
     const at::Tensor& k_pages,
@@ -89,10 +80,6 @@ PagedWriteArguments make_arguments(
   return given;
 }
 
-at::Tensor with_contiguous_channels(const at::Tensor& x_THP) {
-  return x_THP.stride(2) == 1 || x_THP.size(2) <= 1 ? x_THP : x_THP.contiguous();
-}
-
 void paged_write_cuda(
     at::Tensor& k_pages,
     at::Tensor& v_pages,
@@ -113,7 +100,8 @@ void paged_write_cuda(
   const at::Tensor first_positions = first_positions_B.contiguous();
   const PagedWriteArguments given =
       make_arguments(k_pages, v_pages, k, v, table, starts, first_positions);
-  const bool packs = heads_fit(k) && heads_fit(v) && heads_fit(k_pages) && heads_fit(v_pages);
+  const bool packs = heads_fit(k, kPack) && heads_fit(v, kPack) && heads_fit(k_pages, kPack) &&
+                     heads_fit(v_pages, kPack);
   const std::int64_t threads = k.numel() / (packs ? kPack : 1);
   const Launcher launcher(k);
   launcher.launch(

@@ -65,15 +65,20 @@ struct SsdSweepOutputs {
   float* log_decays;  ///< [segments, H]
 };
 
+/// D of head h and channel p is data[h * head_stride + p * channel_stride].
+struct SsdSkipInputs {
+  const float* data; ///< null: none
+  long long head_stride;
+  long long channel_stride; ///< 0 where D has one value a head
+};
+
 /// Operands of the scan.
 struct SsdForwardInputs {
   SsdRows x;
   SsdRows B;
   SsdRows C;
-  const float* D; ///< null: none
-  long long D_head_stride;
-  long long D_channel_stride; ///< 0 where D has one value a head
-  SsdStates incoming;         ///< one a segment
+  SsdSkipInputs D;
+  SsdStates incoming; ///< one a segment
 };
 
 } // namespace baton

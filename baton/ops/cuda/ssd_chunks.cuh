@@ -50,6 +50,26 @@ __device__ inline SsdSegment find_segment(const SsdLayout& layout, int number) {
       before == 0 || left > 0};
 }
 
+/// Starts copying columns [column, column + columns) of `tokens` tokens, the first of them `token`,
+/// as load_rows() does.
+template <int kRows, int kThreads, typename T, int kColumns>
+__device__ void load_tokens(
+    Tile<T, kColumns> to,
+    const SsdRows& rows,
+    long long token,
+    int tokens,
+    long long column,
+    int columns) {
+  load_rows<kRows, kThreads>(
+      to,
+      static_cast<const T*>(rows.data) + token * rows.stride + column,
+      rows.stride,
+      tokens,
+      columns,
+      rows.packed,
+      threadIdx.x);
+}
+
 /// Time steps and decays of kTokens neighbouring tokens of a head, the first of them 0. With l_i
 /// the sum of dt A over tokens 0 to i, times log2(e):
 template <int kTokens>
@@ -69,6 +89,12 @@ struct SsdTimes {
   }
 };
 
+__device__ inline float read_raw_step(const SsdTimeInputs& time, int head, long long token) {
+  const long long at = token * time.token_stride + head * time.head_stride;
+  return time.dt_is_fp32 ? static_cast<const float*>(time.dt)[at]
+                         : __bfloat162float(static_cast<const __nv_bfloat16*>(time.dt)[at]);
+}
+
 /// The raw time steps of a lane's tokens: kTokens / 32 neighbours.
 template <int kTokens>
 struct SsdRawSteps {
@@ -84,13 +110,7 @@ read_steps(const SsdTimeInputs& time, int head, long long first, int tokens) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int token = warp_lane() * kOwn + i;
-    raw.values[i] = 0;
-    if (token < tokens) {
-      const long long at = (first + token) * time.token_stride + head * time.head_stride;
-      raw.values[i] = time.dt_is_fp32
-                          ? static_cast<const float*>(time.dt)[at]
-                          : __bfloat162float(static_cast<const __nv_bfloat16*>(time.dt)[at]);
-    }
+    raw.values[i] = token < tokens ? read_raw_step(time, head, first + token) : 0.0f;
   }
   return raw;
 }

@@ -35,6 +35,13 @@ struct SsdHopperShared {
   SharedBarrier empty[kStages]; ///< both are done with
 };
 
+/// What the host asks for, by the size of a panel: kHopperRest covers all that is no panel, and
+/// where shared memory begins.
+constexpr int kHopperRest = 5 << 10;
+static_assert(
+    sizeof(SsdHopperShared<128>) + 1024 <= 13 * SsdHopperShared<128>::kPanel + kHopperRest,
+    "fits");
+
 constexpr int kHopperConsumers = 128; // threads that multiply
 constexpr int kHopperThreads = 256;
 constexpr int kConsumerBarrier = 1;
@@ -59,15 +66,23 @@ struct SsdHopperConsumer {
   __device__ static int pair() { return static_cast<int>(threadIdx.x) % 4 * 2; }
   __device__ int left(int chunk) const { return segment.tokens - chunk * kQ; }
 
+  /// Where this lane's row of four 8 x 8 tiles begins: the upper and lower 8 rows of the warp's at
+  /// columns 8 n, then those at 8 (n + 1). As load_tiles and store_tiles want it.
+  __device__ static unsigned tiles_row(int n) {
+    const int lane = threadIdx.x % 32;
+    return swizzled(static_cast<int>(threadIdx.x) / 32 * 16 + lane % 16, n + lane / 16);
+  }
+
   /// Rounds the state into its tile.
   __device__ void put_state() {
 #pragma unroll
-    for (int n = 0; n < kN / 8; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        unsigned char* at = shared.state[n / 8] + swizzled(row() + 8 * half, n % 8) + pair() * 2;
-        *reinterpret_cast<unsigned*>(at) = pack_bf16(state[n][2 * half], state[n][2 * half + 1]);
-      }
+    for (int n = 0; n < kN / 8; n += 2) {
+      const unsigned rounded[4] = {
+          pack_bf16(state[n][0], state[n][1]),
+          pack_bf16(state[n][2], state[n][3]),
+          pack_bf16(state[n + 1][0], state[n + 1][1]),
+          pack_bf16(state[n + 1][2], state[n + 1][3])};
+      store_tiles(rounded, shared.state[n / 8] + tiles_row(n % 8));
     }
     publish_to_units();
   }
@@ -158,16 +173,19 @@ struct SsdHopperConsumer {
   /// y + D x, rounded, into the tile of y.
   __device__ void put_outputs(int chunk) {
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const float2 D = *reinterpret_cast<const float2*>(&shared.D[n * 8 + pair()]);
+    for (int n = 0; n < 8; n += 2) {
+      unsigned skipped[4];
+      load_tiles(skipped, shared.stages[chunk % 2].x + tiles_row(n));
+      unsigned rounded[4];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const unsigned at = swizzled(row() + 8 * half, n) + pair() * 2;
-        const unsigned x_pair = *reinterpret_cast<const unsigned*>(shared.stages[chunk % 2].x + at);
-        *reinterpret_cast<unsigned*>(shared.y + at) = pack_bf16(
-            fmaf(D.x, __uint_as_float(x_pair << 16), y[n][2 * half]),
-            fmaf(D.y, __uint_as_float(x_pair & 0xffff0000u), y[n][2 * half + 1]));
+      for (int i = 0; i < 4; ++i) {
+        const float2 D = *reinterpret_cast<const float2*>(&shared.D[(n + i / 2) * 8 + pair()]);
+        const float(&columns)[4] = y[n + i / 2];
+        rounded[i] = pack_bf16(
+            fmaf(D.x, __uint_as_float(skipped[i] << 16), columns[i % 2 * 2]),
+            fmaf(D.y, __uint_as_float(skipped[i] & 0xffff0000u), columns[i % 2 * 2 + 1]));
       }
+      store_tiles(rounded, shared.y + tiles_row(n));
     }
     publish_to_units();
   }
@@ -349,7 +367,9 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
   }
   if (threadIdx.x < kP) {
     shared.D[threadIdx.x] =
-        in.D == nullptr ? 0.0f : in.D[head * in.D_head_stride + threadIdx.x * in.D_channel_stride];
+        in.D.data == nullptr
+            ? 0.0f
+            : in.D.data[head * in.D.head_stride + threadIdx.x * in.D.channel_stride];
   }
   __syncthreads();
   if (threadIdx.x < kHopperConsumers) {

@@ -33,10 +33,8 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
   }
   const int group = head / (layout.heads / layout.groups);
   const int tile_channel = blockIdx.x % tiles * kP;
-  const T* values = static_cast<const T*>(in.values.data) +
-                    static_cast<long long>(head) * layout.head_dim + tile_channel;
-  const T* keys =
-      static_cast<const T*>(in.keys.data) + static_cast<long long>(group) * layout.state_dim;
+  const long long value = static_cast<long long>(head) * layout.head_dim + tile_channel;
+  const long long key = static_cast<long long>(group) * layout.state_dim;
   const int steps = (segment.tokens + kQ - 1) / kQ;
   // Step i of the walk is part part_of(i) of the segment.
   const auto part_of = [&](int i) { return kReverse ? steps - 1 - i : i; };
@@ -52,22 +50,9 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
       const int skipped = part_of(i) * kQ;
       const long long token = segment.first + skipped;
       const int tokens = min(kQ, segment.tokens - skipped);
-      load_rows<kQ, kThreads>(
-          stage_values(i),
-          values + token * in.values.stride,
-          in.values.stride,
-          tokens,
-          layout.head_dim - tile_channel,
-          in.values.packed,
-          threadIdx.x);
-      load_rows<kQ, kThreads>(
-          stage_keys(i),
-          keys + token * in.keys.stride,
-          in.keys.stride,
-          tokens,
-          layout.state_dim,
-          in.keys.packed,
-          threadIdx.x);
+      load_tokens<kQ, kThreads>(
+          stage_values(i), in.values, token, tokens, value, layout.head_dim - tile_channel);
+      load_tokens<kQ, kThreads>(stage_keys(i), in.keys, token, tokens, key, layout.state_dim);
     }
     commit_copies();
   };
@@ -82,7 +67,7 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
     }
   };
 
-  const int warp = threadIdx.x / kWarpThreads;
+  const int warp = warp_index();
   const bool keeps_time = warp == 0;
   const int channel = tile_channel + warp / 2 * 16;
   const int column = warp % 2 * (kN / 2);

@@ -126,7 +126,8 @@ struct Held<__nv_bfloat16, kRows, kColumns> {
 };
 
 /// Operands give the tensor units fragments, at rows or columns m or n and depth k; and fp32 code
-/// values, at depths k below 8 from where they stand, which is 0 until they advance() by 8.
+/// values, at depths k below 8 from where they stand, which is 0 until they advance() by 8. Those
+/// in registers move their columns to do so, and are as before after all of them.
 
 /// Left operand (element (m, k)) that is tile(row + m, column + k).
 template <typename T, int kColumns>
@@ -138,7 +139,8 @@ struct Left {
 
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     const int lane = warp_lane();
-    load_tiles(to, tile.at(row + m + lane % 16, column + k + lane / 16 * 8));
+    load_tiles(
+        to, tile.at(row + lane % 16, column + k + lane / 16 * 8) + m * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int m, int k) const {
     to[0] = *tile.at(row + m + own_row(0), column + k);
@@ -158,7 +160,9 @@ struct LeftTransposed {
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     const int lane = warp_lane();
     load_tiles_transposed(
-        to, tile.at(row + k + lane / 16 * 8 + lane % 8, column + m + lane / 8 % 2 * 8));
+        to,
+        tile.at(row + lane / 16 * 8 + lane % 8, column + m + lane / 8 % 2 * 8) +
+            k * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int m, int k) const {
     to[0] = *tile.at(row + k, column + m + own_row(0));
@@ -171,7 +175,7 @@ struct LeftTransposed {
 template <typename T, int kRows, int kColumns>
 struct LeftHeld {
   using Value = T;
-  Held<T, kRows, kColumns> held;
+  Held<T, kRows, kColumns>& held;
 
   __device__ void fragment(unsigned (&to)[4], int m, int k) const {
     to[0] = held.pairs[m / 16][k / 8][0];
@@ -198,11 +202,11 @@ struct Right {
   /// Of columns n to n + 7, then of n + 8 to n + 15.
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     const int lane = warp_lane();
-    load_tiles_transposed(to, tile.at(row + k + lane % 16, column + n + lane / 16 * 8));
+    load_tiles_transposed(
+        to, tile.at(row + lane % 16, column + n + lane / 16 * 8) + k * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int k, int n) const {
-    const float2 pair =
-        *reinterpret_cast<const float2*>(tile.at(row + k, column + n + own_column(0)));
+    const float2 pair = load_pair(tile.at(row + k, column + n + own_column(0)));
     to[0] = pair.x;
     to[1] = pair.y;
   }
@@ -219,7 +223,10 @@ struct RightTransposed {
 
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     const int lane = warp_lane();
-    load_tiles(to, tile.at(row + n + lane / 16 * 8 + lane % 8, column + k + lane / 8 % 2 * 8));
+    load_tiles(
+        to,
+        tile.at(row + lane / 16 * 8 + lane % 8, column + k + lane / 8 % 2 * 8) +
+            n * Tile<T, kColumns>::kStride);
   }
   __device__ void values(float (&to)[2], int k, int n) const {
     to[0] = *tile.at(row + n + own_column(0), column + k);
@@ -232,7 +239,7 @@ struct RightTransposed {
 template <typename T, int kRows, int kColumns>
 struct RightHeld {
   using Value = T;
-  Held<T, kRows, kColumns> held;
+  Held<T, kRows, kColumns>& held;
 
   __device__ void fragments(unsigned (&to)[4], int k, int n) const {
     to[0] = held.pairs[n / 16][k / 8][0];
@@ -249,6 +256,29 @@ struct RightHeld {
   __device__ void advance() { held.rotate(); }
 };
 
+/// The same of sums, rounded to T as they are read.
+template <typename T, int kRows, int kColumns>
+struct RightSums {
+  using Value = T;
+  WarpSums<kRows, kColumns>& sums;
+
+  __device__ void fragments(unsigned (&to)[4], int k, int n) const {
+    const float(&low)[4] = sums.values[n / 16][k / 8];
+    const float(&high)[4] = sums.values[n / 16][k / 8 + 1];
+    to[0] = pack_bf16(low[0], low[1]);
+    to[1] = pack_bf16(high[0], high[1]);
+    to[2] = pack_bf16(low[2], low[3]);
+    to[3] = pack_bf16(high[2], high[3]);
+  }
+  __device__ void values(float (&to)[2], int k, int n) const {
+    const int owner = own_column(0) * 4 + k / 2;
+    const float value = sums.values[n / 16][0][n % 16 / 8 * 2 + k % 2];
+    to[0] = __shfl_sync(0xffffffffu, value, owner);
+    to[1] = __shfl_sync(0xffffffffu, value, owner + 4);
+  }
+  __device__ void advance() { sums.rotate(); }
+};
+
 template <typename T, int kColumns>
 __device__ Left<T, kColumns> left(Tile<T, kColumns> tile, int row = 0, int column = 0) {
   return {tile, row, column};
@@ -259,7 +289,7 @@ left_transposed(Tile<T, kColumns> tile, int row = 0, int column = 0) {
   return {tile, row, column};
 }
 template <typename T, int kRows, int kColumns>
-__device__ LeftHeld<T, kRows, kColumns> left(const Held<T, kRows, kColumns>& held) {
+__device__ LeftHeld<T, kRows, kColumns> left(Held<T, kRows, kColumns>& held) {
   return {held};
 }
 template <typename T, int kColumns>
@@ -272,8 +302,13 @@ right_transposed(Tile<T, kColumns> tile, int row = 0, int column = 0) {
   return {tile, row, column};
 }
 template <typename T, int kRows, int kColumns>
-__device__ RightHeld<T, kRows, kColumns> right_transposed(const Held<T, kRows, kColumns>& held) {
+__device__ RightHeld<T, kRows, kColumns> right_transposed(Held<T, kRows, kColumns>& held) {
   return {held};
+}
+
+template <typename T, int kRows, int kColumns>
+__device__ RightSums<T, kRows, kColumns> right_transposed(WarpSums<kRows, kColumns>& sums) {
+  return {sums};
 }
 
 /// Which elements of a left operand are not zero.
@@ -315,42 +350,64 @@ __device__ void multiply_bf16(
   }
 }
 
-/// The product in fp32, each lane for the elements that it owns.
-template <int kDepth, Shape shape, int kRows, int kColumns, class L, class R>
-__device__ void
-multiply_fp32(WarpSums<kRows, kColumns>& sums, L left_operand, R right_operand, int columns) {
-  // Registers cannot be indexed at run time: the operands move on instead, eight steps at a time.
-#pragma unroll 1
-  for (int first = 0; first < kDepth; first += 8) {
+/// Eight depths of the product in fp32, from where the operands stand, for columns [kFirst, kEnd).
+template <int kFirst, int kEnd, int kRows, int kColumns, class L, class R>
+__device__ void multiply_eight(
+    WarpSums<kRows, kColumns>& sums,
+    const L& left_operand,
+    const R& right_operand,
+    int first_row,
+    int columns) {
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      float a[kRows / 16][2];
+  for (int k = 0; k < 8; ++k) {
+    float a[kRows / 16][2];
 #pragma unroll
-      for (int m = 0; m < kRows; m += 16) {
-        if (shape == Shape::kFull || first < m + 16) {
-          left_operand.values(a[m / 16], m, k);
-        }
+    for (int m = 0; m < kRows; m += 16) {
+      if (m + 16 > first_row) {
+        left_operand.values(a[m / 16], m, k);
       }
+    }
 #pragma unroll
-      for (int n = 0; n < kColumns; n += 8) {
-        if (n < columns) {
-          float b[2];
-          right_operand.values(b, k, n);
+    for (int n = kFirst; n < kEnd; n += 8) {
+      if (n < columns) {
+        float b[2];
+        right_operand.values(b, k, n);
 #pragma unroll
-          for (int m = 0; m < kRows; m += 16) {
-            if (shape == Shape::kFull || first < m + 16) {
-              float(&block)[4] = sums.values[m / 16][n / 8];
-              block[0] = fmaf(a[m / 16][0], b[0], block[0]);
-              block[1] = fmaf(a[m / 16][0], b[1], block[1]);
-              block[2] = fmaf(a[m / 16][1], b[0], block[2]);
-              block[3] = fmaf(a[m / 16][1], b[1], block[3]);
-            }
+        for (int m = 0; m < kRows; m += 16) {
+          if (m + 16 > first_row) {
+            float(&block)[4] = sums.values[m / 16][n / 8];
+            block[0] = fmaf(a[m / 16][0], b[0], block[0]);
+            block[1] = fmaf(a[m / 16][0], b[1], block[1]);
+            block[2] = fmaf(a[m / 16][1], b[0], block[2]);
+            block[3] = fmaf(a[m / 16][1], b[1], block[3]);
           }
         }
       }
     }
-    left_operand.advance();
-    right_operand.advance();
+  }
+}
+
+/// The product in fp32, each lane for the elements that it owns.
+template <int kDepth, Shape shape, int kFirst = 0, int kRows, int kColumns, class L, class R>
+__device__ void multiply_fp32(
+    WarpSums<kRows, kColumns>& sums,
+    const L& left_operand,
+    const R& right_operand,
+    int columns) {
+  // More columns at once would want more registers for what is read ahead than there are.
+  constexpr int kEnd = kColumns < kFirst + 64 ? kColumns : kFirst + 64;
+  L left_part = left_operand;
+  R right_part = right_operand;
+  // Registers cannot be indexed at run time: the operands move on instead.
+#pragma unroll 1
+  for (int k = 0; k < kDepth; k += 8) {
+    const int first_row = shape == Shape::kLower ? k / 16 * 16 : 0;
+    multiply_eight<kFirst, kEnd>(sums, left_part, right_part, first_row, columns);
+    left_part.advance();
+    right_part.advance();
+  }
+  if constexpr (kEnd < kColumns) {
+    multiply_fp32<kDepth, shape, kEnd>(sums, left_operand, right_operand, columns);
   }
 }
 

@@ -12,7 +12,12 @@
 namespace baton {
 
 __device__ inline int warp_lane() {
-  return static_cast<int>(threadIdx.x) % kWarpThreads;
+  return static_cast<int>(threadIdx.x % kWarpThreads);
+}
+
+/// Number of this warp in its block, which the compiler then knows to be one for all lanes.
+__device__ inline int warp_index() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpThreads, 0);
 }
 
 /// Row within a 16 x 8 block of element i (0 to 3) of this lane.
@@ -51,10 +56,11 @@ struct Tile {
     if constexpr (!kPermuted) {
       return data + row * kStride + column;
     }
+    // Only the granule within a line of 128 bytes changes places, so that addresses of columns 64
+    // apart are a constant apart.
     constexpr int kRowsOfLine = kGranules >= 8 ? 1 : 8 / kGranules;
     constexpr int kMask = (kGranules >= 8 ? 8 : kGranules) - 1;
-    const int granule = (column / kGranule) ^ (row / kRowsOfLine & kMask);
-    return data + row * kStride + granule * kGranule + column % kGranule;
+    return data + row * kStride + (column ^ (row / kRowsOfLine & kMask) * kGranule);
   }
 
   /// Values that `rows` rows take.
@@ -160,6 +166,13 @@ struct WarpSums {
 };
 
 /// Two neighbours, at a multiple of their size.
+__device__ inline float2 load_pair(const float* from) {
+  return *reinterpret_cast<const float2*>(from);
+}
+__device__ inline float2 load_pair(const __nv_bfloat16* from) {
+  const unsigned pair = *reinterpret_cast<const unsigned*>(from);
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+}
 __device__ inline void store_pair(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = float2{first, second};
 }
@@ -246,7 +259,7 @@ __device__ void read_rows(
       const float* row = from + (m * 16 + own_row(i)) * stride + own_column(0);
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
-        const float2 pair = *reinterpret_cast<const float2*>(row + n * 8);
+        const float2 pair = load_pair(row + n * 8);
         sums.values[m][n][i] = pair.x;
         sums.values[m][n][i + 1] = pair.y;
       }
@@ -257,17 +270,24 @@ __device__ void read_rows(
 /// What store_rows() does with rows that are no whole packs.
 template <int kRows, int kColumns, typename Out>
 __device__ void
-store_odd_rows(WarpSums<kRows, kColumns>& sums, Out* to, long long stride, int rows, int columns) {
+store_odd_rows(WarpSums<kRows, kColumns>& sums, Out* to, int stride, int rows, int columns) {
 #pragma unroll 1
   for (int n = 0; n < kColumns; n += 8) {
+    Out* at = to + n + own_column(0);
+    const bool first = n + own_column(0) < columns;
+    const bool second = n + own_column(1) < columns;
 #pragma unroll
     for (int m = 0; m < kRows / 16; ++m) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < 4; i += 2) {
         const int row = m * 16 + own_row(i);
-        const int column = n + own_column(i);
-        if (row < rows && column < columns) {
-          to[row * stride + column] = static_cast<Out>(sums.values[m][0][i]);
+        if (row < rows) {
+          if (first) {
+            at[row * stride] = static_cast<Out>(sums.values[m][0][i]);
+          }
+          if (second) {
+            at[row * stride + 1] = static_cast<Out>(sums.values[m][0][i + 1]);
+          }
         }
       }
     }
@@ -276,13 +296,14 @@ store_odd_rows(WarpSums<kRows, kColumns>& sums, Out* to, long long stride, int r
 }
 
 /// Element (i, j) of sums, rounded to Out, to to[i * stride + j] where i < rows and j < columns.
-/// `packed` says that `to` and stride are multiples of 16 bytes. All lanes call it; sums are the
-/// same after it as before.
+/// kRows rows take less than 2^31
+/// values. `packed` says that `to` and stride are multiples of 16 bytes. All lanes call it; sums
+/// are the same after it as before.
 template <int kRows, int kColumns, typename Out>
 __device__ void store_rows(
     WarpSums<kRows, kColumns>& sums,
     Out* to,
-    long long stride,
+    int stride,
     int rows,
     int columns,
     bool packed) {
@@ -290,33 +311,40 @@ __device__ void store_rows(
     store_odd_rows(sums, to, stride, rows, columns);
     return;
   }
+  if constexpr (sizeof(Out) == 2) {
+    // After the exchange lanes 0 and 1 of four have their upper row, lanes 2 and 3 the lower one.
+    const int part = warp_lane() % 4;
+    Out* at = to + part % 2 * 8;
 #pragma unroll
-  for (int m = 0; m < kRows / 16; ++m) {
+    for (int m = 0; m < kRows / 16; ++m) {
+      const int row = m * 16 + own_row(0) + part / 2 * 8;
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; n += 2) {
-      const float(&first)[4] = sums.values[m][n];
-      const float(&second)[4] = sums.values[m][n + 1];
-      if constexpr (sizeof(Out) == 2) {
+      for (int n = 0; n < kColumns / 8; n += 2) {
+        const float(&first)[4] = sums.values[m][n];
+        const float(&second)[4] = sums.values[m][n + 1];
         unsigned words[4] = {
             pack_bf16(first[0], first[1]),
             pack_bf16(second[0], second[1]),
             pack_bf16(first[2], first[3]),
             pack_bf16(second[2], second[3])};
         transpose_words(words);
-        const int part = warp_lane() % 4;
-        const int row = m * 16 + own_row(0) + part / 2 * 8;
         if (row < rows) {
-          *reinterpret_cast<uint4*>(to + row * stride + n * 8 + part % 2 * 8) =
+          *reinterpret_cast<uint4*>(at + row * stride + n * 8) =
               uint4{words[0], words[1], words[2], words[3]};
         }
-      } else {
+      }
+    }
+  } else {
+    Out* at = to + own_column(0);
 #pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-          const int row = m * 16 + own_row(i);
-          if (row < rows) {
-            Out* at = to + row * stride + n * 8 + own_column(0);
-            store_pair(at, first[i], first[i + 1]);
-            store_pair(at + 8, second[i], second[i + 1]);
+    for (int m = 0; m < kRows / 16; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        const int row = m * 16 + own_row(i);
+        if (row < rows) {
+#pragma unroll
+          for (int n = 0; n < kColumns / 8; ++n) {
+            store_pair(at + row * stride + n * 8, sums.values[m][n][i], sums.values[m][n][i + 1]);
           }
         }
       }
