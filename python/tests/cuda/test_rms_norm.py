@@ -98,15 +98,14 @@ def check_added(ops, judge, device, residual, update, weight, dsum, dnormed, sca
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_sizes(ops, judge, device, dtype, channels):
-    for rows in (1, 5):
-        x, dy = normal(rows, channels, dtype=dtype), normal(rows, channels, dtype=dtype)
-        check(ops, judge, device, x, normal(channels, dtype=dtype), dy)
+    x, dy = normal(3, channels, dtype=dtype), normal(3, channels, dtype=dtype)
+    check(ops, judge, device, x, normal(channels, dtype=dtype), dy)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows, channels", [(0, 8), (700, 3), (4300, 16), (600, 128), (160, 1024)])
+@pytest.mark.parametrize("rows, channels", [(0, 8), (1, 8), (700, 3), (600, 128), (160, 1024)])
 def test_rows_that_share_blocks(ops, judge, device, dtype, rows, channels):
-    """More rows than teams, so that each goes through several."""
+    """Several rows a block, of which some have no row left."""
     x, dy = normal(rows, channels, dtype=dtype), normal(rows, channels, dtype=dtype)
     check(ops, judge, device, x, normal(channels, dtype=dtype), dy)
 
@@ -141,12 +140,13 @@ def test_keeps_not_a_number(ops, device):
 
 
 @pytest.mark.parametrize("dtype, weight_dtype, residual_dtype", ADDED)
-@pytest.mark.parametrize("channels", [8, 31, 2048, 8192, 9000])
-@pytest.mark.parametrize("scale", [1.0, 0.22])
+@pytest.mark.parametrize(
+    "channels, scale", [(8, 1.0), (31, 0.22), (2048, 1.0), (8192, 0.22), (9000, 1.0)]
+)
 def test_addition(ops, judge, device, dtype, weight_dtype, residual_dtype, channels, scale):
-    tensors = [normal(5, channels, dtype=each) for each in (residual_dtype, dtype)]
+    tensors = [normal(3, channels, dtype=each) for each in (residual_dtype, dtype)]
     weight = normal(channels, dtype=weight_dtype)
-    gradients = [normal(5, channels, dtype=each) for each in (residual_dtype, dtype)]
+    gradients = [normal(3, channels, dtype=each) for each in (residual_dtype, dtype)]
     check_added(ops, judge, device, *tensors, weight, *gradients, scale)
     check_added(ops, judge, device, *tensors, weight, None, gradients[1], scale)
 
