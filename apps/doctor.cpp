@@ -20,6 +20,7 @@
 #include "baton/checkpoint/hf/inspect.h"
 #include "baton/infer/program.h"
 #include "baton/infer/state_cache.h"
+#include "baton/ops/device.h"
 #include "baton/train/model_source.h"
 
 namespace baton {
@@ -178,7 +179,7 @@ at::Tensor probe(const model::HybridModel& model, std::int64_t prefill) {
       {.num_slots = 1,
        .num_pages = infer::pages_needed(1, kProbeTokens, kPageSize),
        .page_size = kPageSize,
-       .device = at::kCPU});
+       .device = model.device()});
   infer::Program program(model, cache);
   const std::int32_t slot = cache.acquire();
   std::vector<at::Tensor> rows;
@@ -190,7 +191,7 @@ at::Tensor probe(const model::HybridModel& model, std::int64_t prefill) {
       tokens.clear();
     }
   }
-  return at::cat(rows).to(at::kDouble);
+  return at::cat(rows).cpu().to(at::kDouble);
 }
 
 void report_probe(const model::HybridModel& model, Report& report) {
@@ -245,7 +246,7 @@ void report_export(const model::ModelConfig& config, Report& report) {
   report.fact("exports as", families.empty() ? "no family" : families);
 }
 
-void examine(const std::string& path, Report& report) {
+void examine(const std::string& path, at::Device device, Report& report) {
   std::optional<hf::ModelFolder> folder;
   if (hf::is_model_folder(path)) {
     report.fact("kind", "Hugging Face folder");
@@ -261,9 +262,11 @@ void examine(const std::string& path, Report& report) {
     report.fact("kind", "checkpoint of Baton");
     report_config(source.recipe.model, report);
   }
-  model::HybridModel model(source.recipe.model);
+  model::ModelConfig config = source.recipe.model;
+  config.settle_dtype(device);
+  model::HybridModel model(config);
   report.fact("parameters", model.parameters().num_values());
-  model.parameters().allocate(source.recipe.model.scalar_type(), at::kCPU);
+  model.parameters().allocate(config.scalar_type(), device);
   const auto parameters = nn::parameter_tensors(model.parameters());
   source.read_parameters(parameters);
   if (!folder) {
@@ -273,9 +276,9 @@ void examine(const std::string& path, Report& report) {
       }
     }
   }
-  report_tokenizer(source.tokenizer, source.recipe.model, report);
+  report_tokenizer(source.tokenizer, config, report);
   report_probe(model, report);
-  report_export(source.recipe.model, report);
+  report_export(config, report);
   if (folder) {
     report.problems("an export would change", hf::changed_by_export(*folder, parameters));
     if (hf::write_model_config(folder->family(), folder->model_config(), folder->config()) !=
@@ -285,16 +288,20 @@ void examine(const std::string& path, Report& report) {
   }
 }
 
-void run_doctor(const std::string& path, bool json) {
+void run_doctor(const std::string& path, const std::string& device_name, bool json) {
   std::error_code error;
   if (!std::filesystem::is_directory(path, error)) {
     throw Error(path + ": is no folder");
   }
+  const at::Device device = ops::open_device(device_name, "--device");
+  ops::set_arithmetic(/*deterministic=*/true);
   Report report;
   try {
-    examine(path, report);
+    examine(path, device, report);
   } catch (const RunError&) {
     throw;
+  } catch (const c10::OutOfMemoryError&) {
+    throw; // says nothing about the model
   } catch (const Error& failure) {
     report.problem(failure.what());
   } catch (const c10::Error& failure) {
@@ -313,11 +320,13 @@ void run_doctor(const std::string& path, bool json) {
 
 void add_doctor_command(CLI::App& app) {
   const auto path = std::make_shared<std::string>();
+  const auto device = std::make_shared<std::string>("cpu");
   const auto json = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand("doctor", "say what a model's folder is, and its traps");
   command->add_option("folder", *path, "run folder, checkpoint or Hugging Face folder")->required();
+  add_device_option(*command, *device);
   command->add_flag("--json", *json, "print JSON");
-  command->callback([path, json] { run_doctor(*path, *json); });
+  command->callback([path, device, json] { run_doctor(*path, *device, *json); });
 }
 
 } // namespace baton

@@ -51,6 +51,9 @@ void run_generate(const GenerateArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.load);
   const Tokenizer& tokenizer = tokenizer_of(loaded, arguments.model);
   const infer::Engine engine(*loaded.model);
+  if (!loaded.model->device().is_cpu()) {
+    engine.load_kernels();
+  }
   StreamingDecoder decoder(tokenizer);
   StopText stop(arguments.stop);
   std::string text;

@@ -13,6 +13,7 @@
 #include "apps/command.h"
 #include "apps/model_folder.h"
 #include "baton/base/error.h"
+#include "baton/base/upload.h"
 #include "baton/checkpoint/safetensors.h"
 #include "baton/infer/program.h"
 #include "baton/infer/state_cache.h"
@@ -54,16 +55,15 @@ std::vector<std::int64_t> parse_tokens(const std::string& text, std::int64_t voc
 
 /// Logits of all tokens at once, as in training.
 at::Tensor whole_logits(const model::HybridModel& model, const Sequences& sequences) {
-  const at::Device device = model.parameters().parameters().front().value.device();
   std::vector<std::int64_t> lengths;
   std::vector<std::int64_t> packed;
   for (const auto& tokens : sequences) {
     lengths.push_back(static_cast<std::int64_t>(tokens.size()));
     packed.insert(packed.end(), tokens.begin(), tokens.end());
   }
-  const SequenceLayout layout = make_layout_from_lengths(lengths).to(device);
+  const SequenceLayout layout = make_layout_from_lengths(lengths).to(model.device());
   const nn::StepContext context{.layout = layout, .positions_T = layout.positions()};
-  return model.logits(model.hidden(at::tensor(packed, at::kLong).to(device), context));
+  return model.logits(model.hidden(upload(at::tensor(packed, at::kLong), model.device()), context));
 }
 
 /// The same through the cache: the first `prefill` tokens of each sequence together, the others one
@@ -80,7 +80,7 @@ cached_logits(const model::HybridModel& model, const Sequences& sequences, std::
       {.num_slots = count,
        .num_pages = infer::pages_needed(count, longest, kPageSize),
        .page_size = kPageSize,
-       .device = model.parameters().parameters().front().value.device()});
+       .device = model.device()});
   infer::Program program(model, cache);
   std::vector<std::int32_t> slots;
   std::vector<std::vector<at::Tensor>> rows(sequences.size());

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "apps/command.h"
+#include "apps/device_memory.h"
 #include "baton/base/error.h"
 #include "baton/base/version.h"
 
@@ -141,6 +142,11 @@ int main(int argc, char** argv) {
     return report(error.what(), kRunFailed);
   } catch (const baton::Error& error) {
     return report(error.what(), kBadInput);
+  } catch (const c10::OutOfMemoryError& error) {
+    return report(
+        baton::out_of_memory_line(error, "take shorter inputs or a smaller model"), kRunFailed);
+  } catch (const c10::AcceleratorError& error) {
+    return report(first_line(error.what_without_backtrace()), kRunFailed);
   } catch (const c10::Error& error) {
     return report(first_line(error.what_without_backtrace()), kBadInput);
   } catch (const std::bad_alloc&) {

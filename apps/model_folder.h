@@ -14,7 +14,7 @@
 namespace baton {
 
 struct LoadOptions {
-  std::string device = "cpu";
+  std::string device = "cpu";           ///< as ops::open_device() takes it
   int threads = 0;                      ///< 0 takes all cores
   std::vector<std::string> assignments; ///< KEY=VALUE over the model's section of its recipe
 };
@@ -26,6 +26,9 @@ LoadedModel load_model(const std::string& path, const LoadOptions& options);
 
 /// The model's tokenizer. Throws Error where it has none.
 const Tokenizer& tokenizer_of(const LoadedModel& loaded, const std::string& path);
+
+/// --device of a command.
+void add_device_option(CLI::App& command, std::string& device);
 
 /// The positional argument, --set, --device and --threads of a command on a model.
 void add_load_options(CLI::App& command, std::string& model, LoadOptions& options);

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
+#include "apps/device_memory.h"
 #include "baton/base/config_text.h"
 #include "baton/train/read_recipe.h"
 #include "baton/train/trainer.h"
@@ -29,18 +30,36 @@ extern "C" void request_stop(int signal) {
 struct TrainArguments {
   std::string recipe;
   std::vector<std::string> assignments;
+  std::string device;
   std::string resume = "auto";
 };
 
+/// What makes a step need less memory, from what the recipe says now.
+std::string memory_advice(const train::Recipe& recipe) {
+  std::string advice = "lower data.tokens_per_microbatch (" +
+                       std::to_string(recipe.data.tokens_per_microbatch) + ")";
+  if (recipe.model.dtype == "fp32") {
+    return advice + " or set model.dtype to bf16";
+  }
+  if (recipe.train.optimizer.master_weights) {
+    advice += " or set train.master_weights to false";
+  }
+  return advice;
+}
+
 void run_train(const TrainArguments& arguments) {
-  const train::Recipe recipe = train::read_recipe(arguments.recipe, arguments.assignments);
+  std::vector<std::string> assignments = arguments.assignments;
+  if (!arguments.device.empty()) {
+    assignments.push_back("run.device=" + arguments.device);
+  }
+  const train::Recipe recipe = train::read_recipe(arguments.recipe, assignments);
   const train::Resume resume = arguments.resume == "never"  ? train::Resume::kNever
                                : arguments.resume == "must" ? train::Resume::kMust
                                                             : train::Resume::kAuto;
   std::signal(SIGTERM, request_stop);
   std::signal(SIGINT, request_stop);
-  train::Trainer trainer(recipe, resume);
-  const train::RunResult result = trainer.run(stop_requested);
+  const train::RunResult result = explaining_memory(
+      [&] { return train::Trainer(recipe, resume).run(stop_requested); }, memory_advice(recipe));
   std::printf(
       "%s after %lld of %lld steps\n",
       result.complete ? "complete" : "stopped",
@@ -59,6 +78,7 @@ void add_train_command(CLI::App& app) {
   command->add_option("recipe", arguments->recipe, "TOML file")->required();
   command->add_option(
       "--set", arguments->assignments, "override a key: KEY=VALUE; may be repeated");
+  command->add_option("--device", arguments->device, "the same as --set run.device=...");
   command->add_option("--resume", arguments->resume, "what to do with checkpoints in run.folder")
       ->check(CLI::IsMember({"never", "auto", "must"}))
       ->capture_default_str();

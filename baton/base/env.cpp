@@ -21,6 +21,9 @@ const std::vector<EnvVariable>& env_variables() {
       kEnvKernelCache,
       kEnvKernelCacheBytes,
       kEnvCudaHome,
+      kEnvCublasWorkspace,
+      kEnvTorchMemory,
+      kEnvTorchCudaMemory,
       kEnvUserCache,
       kEnvHome};
   return variables;

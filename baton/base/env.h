@@ -40,6 +40,18 @@ inline constexpr EnvVariable kEnvCudaHome = {
     "CUDA_HOME",
     "wherever the system finds it",
     "CUDA toolkit whose kernel compiler (NVRTC) is used when no wheel brings one"};
+inline constexpr EnvVariable kEnvCublasWorkspace = {
+    "CUBLAS_WORKSPACE_CONFIG",
+    ":4096:8 with train.deterministic",
+    "memory of cuBLAS; :4096:8 and :16:8 give equal bits each time"};
+inline constexpr EnvVariable kEnvTorchMemory = {
+    "PYTORCH_ALLOC_CONF",
+    "expandable_segments:True",
+    "how PyTorch's allocator cuts a GPU's memory"};
+inline constexpr EnvVariable kEnvTorchCudaMemory = {
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "older name of PYTORCH_ALLOC_CONF"};
 inline constexpr EnvVariable kEnvUserCache = {
     "XDG_CACHE_HOME",
     "$HOME/.cache",

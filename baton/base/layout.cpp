@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/base/upload.h"
+
 namespace baton {
 namespace {
 
@@ -37,11 +39,19 @@ at::Tensor SequenceLayout::positions() const {
 }
 
 SequenceLayout SequenceLayout::to(at::Device device) const {
+  if (starts_B1.device() == device) {
+    return *this;
+  }
+  // One copy instead of four: each costs a decoding step more time than its bytes.
+  const at::Tensor packed =
+      upload(at::cat({starts_B1, first_positions_B, initial_slots_B, final_slots_B}), device);
+  const std::int64_t B = num_sequences();
+  const std::vector<at::Tensor> parts = packed.split_with_sizes({B + 1, B, B, B});
   SequenceLayout moved = *this;
-  moved.starts_B1 = starts_B1.to(device);
-  moved.first_positions_B = first_positions_B.to(device);
-  moved.initial_slots_B = initial_slots_B.to(device);
-  moved.final_slots_B = final_slots_B.to(device);
+  moved.starts_B1 = parts[0];
+  moved.first_positions_B = parts[1];
+  moved.initial_slots_B = parts[2];
+  moved.final_slots_B = parts[3];
   return moved;
 }
 

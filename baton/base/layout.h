@@ -38,7 +38,7 @@ struct SequenceLayout {
   /// Position of every token within its document, int64 [T].
   at::Tensor positions() const;
 
-  /// The same layout with its tensors on `device`.
+  /// The same layout, built on the CPU, with its tensors on `device`; does not wait for it.
   SequenceLayout to(at::Device device) const;
 };
 

@@ -14,6 +14,7 @@
 #include <ATen/ATen.h>
 
 #include "baton/base/error.h"
+#include "baton/base/upload.h"
 
 namespace baton {
 namespace {
@@ -57,6 +58,17 @@ PackerConfig packer_config(const LoaderConfig& config) {
 }
 
 } // namespace
+
+Microbatch Microbatch::to(at::Device device) const {
+  Microbatch moved = *this;
+  moved.tokens_T = upload(tokens_T, device);
+  moved.labels_T = upload(labels_T, device);
+  if (mask_T) {
+    moved.mask_T = upload(*mask_T, device);
+  }
+  moved.layout = layout.to(device);
+  return moved;
+}
 
 /// Makes microbatches ahead on a thread of its own, in order, into a bounded queue.
 class Loader::Prefetcher {

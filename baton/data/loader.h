@@ -16,7 +16,7 @@
 
 namespace baton {
 
-/// T tokens of one or more documents, on the CPU.
+/// T tokens of one or more documents, on the CPU as loaders make them.
 struct Microbatch {
   std::int64_t index = 0; ///< in the global order, over all ranks and epochs
   at::Tensor tokens_T;    ///< int64
@@ -25,6 +25,9 @@ struct Microbatch {
   std::optional<at::Tensor> mask_T;
   SequenceLayout layout; ///< a sequence for each piece of a document; a rest starts at its offset
   std::int64_t targets = 0; ///< labels that are not -100 and not masked
+
+  /// The same with its tensors on `device`; does not wait for it.
+  Microbatch to(at::Device device) const;
 };
 
 /// What a training loader needs beyond its data.

@@ -70,6 +70,12 @@ void Engine::check(const GenerationRequest& request) const {
   }
 }
 
+void Engine::load_kernels() const {
+  generate(
+      {{.prompt = {0, 0}, .max_new_tokens = 2, .end_tokens = {}, .sampling = {.temperature = 0}}},
+      [](std::size_t, std::int64_t) { return true; });
+}
+
 void Engine::generate(const std::vector<GenerationRequest>& requests, const OnToken& on_token)
     const {
   std::for_each(requests.begin(), requests.end(), [this](const auto& request) { check(request); });
@@ -78,7 +84,7 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
       {.num_slots = static_cast<std::int64_t>(requests.size()),
        .num_pages = pages_of(requests, options_.page_size),
        .page_size = options_.page_size,
-       .device = model_.parameters().parameters().front().value.device()});
+       .device = model_.device()});
   Program program(model_, cache);
 
   /// Draws the next token of a sequence; false when the sequence has ended.
@@ -116,7 +122,8 @@ void Engine::generate(const std::vector<GenerationRequest>& requests, const OnTo
     for (const Running& running : batch) {
       items.push_back({.slot = running.slot, .tokens = {running.history.back()}});
     }
-    const at::Tensor logits_BV = program.last_logits(items);
+    // At once, since every copy from a device waits for it.
+    const at::Tensor logits_BV = program.last_logits(items).cpu();
     std::vector<Running> still_running;
     for (std::size_t i = 0; i < batch.size(); ++i) {
       if (advance(batch[i], logits_BV[static_cast<std::int64_t>(i)])) {

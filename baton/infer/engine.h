@@ -40,6 +40,9 @@ class Engine {
   /// vocabulary, or 2^31 tokens and more.
   void generate(const std::vector<GenerationRequest>& requests, const OnToken& on_token) const;
 
+  /// Runs a prompt and a decoding step for nothing, so that no kernel is compiled between tokens.
+  void load_kernels() const;
+
  private:
   void check(const GenerationRequest& request) const;
 

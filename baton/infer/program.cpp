@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "baton/base/layout.h"
+#include "baton/base/upload.h"
 #include "baton/nn/step_context.h"
 
 namespace baton::infer {
@@ -31,7 +32,7 @@ at::Tensor Program::run(const std::vector<BatchItem>& items) {
   for (const BatchItem& item : items) {
     cache_.grow(item.slot, static_cast<std::int64_t>(item.tokens.size()));
   }
-  const at::Device device = model_.parameters().parameters().front().value.device();
+  const at::Device device = model_.device();
   const SequenceLayout layout = make_layout(std::move(sequences)).to(device);
   const nn::CacheView view = cache_.view(slots);
   const nn::StepContext context{
@@ -39,7 +40,7 @@ at::Tensor Program::run(const std::vector<BatchItem>& items) {
       .positions_T = layout.positions(),
       .cache = &view,
       .form = one_token_each ? nn::Form::kStep : nn::Form::kPrefill};
-  return model_.hidden(at::tensor(tokens, at::kLong).to(device), context);
+  return model_.hidden(upload(at::tensor(tokens, at::kLong), device), context);
 }
 
 at::Tensor Program::last_logits(const std::vector<BatchItem>& items) {
@@ -52,7 +53,7 @@ at::Tensor Program::last_logits(const std::vector<BatchItem>& items) {
     last.push_back(end - 1);
   }
   const at::Tensor rows =
-      hidden_TD.index_select(0, at::tensor(last, at::kLong).to(hidden_TD.device()));
+      hidden_TD.index_select(0, upload(at::tensor(last, at::kLong), hidden_TD.device()));
   const at::Tensor logits = model_.logits(rows);
   return logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
 }

@@ -7,6 +7,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include "baton/base/upload.h"
+
 namespace baton::infer {
 namespace {
 
@@ -188,7 +190,7 @@ nn::CacheView StateCache::view(std::span<const std::int32_t> slots) const {
     row += longest;
   }
   nn::CacheView view = tensors_;
-  view.page_table_BM = table_BM.to(config_.device);
+  view.page_table_BM = upload(table_BM, config_.device);
   return view;
 }
 

@@ -28,6 +28,19 @@ struct DriverLibrary {
   int (*kernel)(void** kernel, void* library, const char* name) = nullptr;
   int (*function)(void** function, void* kernel) = nullptr;
   int (*set_kernel_attribute)(int attribute, int value, void* kernel, int device) = nullptr;
+  int (*encode_tiles)(
+      void* map,
+      int data_type,
+      unsigned rank,
+      void* data,
+      const unsigned long long* sizes,
+      const unsigned long long* strides,
+      const unsigned* tile,
+      const unsigned* steps,
+      int interleave,
+      int swizzle,
+      int promotion,
+      int fill) = nullptr;
   int (*launch)(
       void* function,
       unsigned grid_x,

@@ -9,7 +9,7 @@
 namespace baton::jit {
 namespace {
 
-constexpr unsigned kSharedForAll = 48 << 10; // every device gives so much without being asked
+constexpr unsigned kSharedForAll = 48 << 10; // of a block, without being asked: static and dynamic
 constexpr int kMajor = 75;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 constexpr int kMinor = 76;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 constexpr int kMostDynamicShared = 8;        // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -53,7 +53,7 @@ Kernel::~Kernel() {
 }
 
 void Kernel::launch_pointers(const LaunchShape& shape, void* stream, void** arguments) const {
-  if (shape.shared_bytes > kSharedForAll) {
+  if (shape.shared_bytes + static_cast<unsigned>(compiled_->shared_bytes) > kSharedForAll) {
     allow_shared(shape.shared_bytes);
   }
   const int result = driver().launch(

@@ -3,7 +3,18 @@
 
 #include <cmath>
 
+#include "baton/base/error.h"
+
 namespace baton::model {
+
+void ModelConfig::settle_dtype(c10::Device device) {
+  if (dtype == "auto") {
+    dtype = device.is_cpu() ? "fp32" : "bf16";
+  }
+  if (dtype == "fp64" && !device.is_cpu()) {
+    throw Error("model.dtype is fp64, which runs on the CPU only; a GPU takes fp32 or bf16");
+  }
+}
 
 at::ScalarType ModelConfig::scalar_type() const {
   if (dtype == "bf16") {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include <c10/core/Device.h>
+
 #include "baton/base/config.h"
 #include "baton/nn/config.h"
 
@@ -15,7 +17,7 @@ struct ModelConfig {
   std::int64_t width = 512;
   std::int64_t vocabulary = 0;
   bool tied = false;
-  std::string dtype = "fp32";
+  std::string dtype = "auto";
   double norm_eps = 1e-5;
   double dropout = 0.0;
   bool residual_fp32 = false;
@@ -34,7 +36,11 @@ struct ModelConfig {
     v.field("width", width, "channels of the hidden states (D)", Range{1, 1 << 20});
     v.field("vocabulary", vocabulary, "token ids; 0 takes the tokenizer's", Range{0, 1 << 30});
     v.field("tied", tied, "the head uses the embedding's weights");
-    v.field("dtype", dtype, "of parameters and activations", Choice{"fp32", "bf16", "fp64"});
+    v.field(
+        "dtype",
+        dtype,
+        "of parameters and activations; auto is bf16 on a GPU and fp32 on the CPU",
+        Choice{"auto", "fp32", "bf16", "fp64"});
     v.field("norm_eps", norm_eps, "added to the mean square in norms", Range{0.0, 1.0});
     v.field("dropout", dropout, "on what each layer adds to the hidden states", Range{0.0, 0.99});
     v.field("residual_fp32", residual_fp32, "keep the residual stream in fp32");
@@ -56,7 +62,10 @@ struct ModelConfig {
     v.group("mlp", mlp);
   }
 
-  /// `dtype` as libtorch names it.
+  /// Settles a dtype of auto. Throws `Error` for one that has no kernels on the device.
+  void settle_dtype(c10::Device device);
+
+  /// `dtype` as libtorch names it; auto counts as fp32 until it is settled.
   at::ScalarType scalar_type() const;
 
   /// What the layers of a stack of `num_layers` share.

@@ -38,6 +38,7 @@ class HybridModel {
   const ModelConfig& config() const { return config_; }
   nn::ParameterStore& parameters() { return store_; }
   const nn::ParameterStore& parameters() const { return store_; }
+  at::Device device() const { return store_.device(); } ///< of the parameters
   std::vector<nn::StateSpec> states() const { return stack_.states(); }
 
  private:

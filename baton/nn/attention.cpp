@@ -94,7 +94,7 @@ Attention::Attention(const SublayerArguments& arguments)
          .attention_factor = config_.rotary.attention_factor == 0.0
                                  ? std::nullopt
                                  : std::optional(config_.rotary.attention_factor)});
-    inverse_frequencies_ = frequencies.inverse_frequencies;
+    inverse_frequencies_ = &arguments.store.declare_constant(frequencies.inverse_frequencies);
     attention_factor_ = frequencies.attention_factor;
   }
 }
@@ -115,13 +115,9 @@ Attention::heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& p
   if (norm != nullptr) {
     x_THP = ops::rms_norm(x_THP.flatten(0, 1), norm->value, norm_eps_).view_as(x_THP);
   }
-  if (inverse_frequencies_.defined()) {
+  if (inverse_frequencies_ != nullptr) {
     x_THP = ops::rotary(
-        x_THP,
-        positions_T,
-        inverse_frequencies_.to(x_THP.device()),
-        attention_factor_,
-        config_.rotary.interleaved);
+        x_THP, positions_T, *inverse_frequencies_, attention_factor_, config_.rotary.interleaved);
   }
   return x_THP;
 }
@@ -134,7 +130,9 @@ at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& co
     return o_proj_(attend_cache(q_THP, k_THP, v_THP, context).flatten(1));
   }
   const at::Tensor& starts = context.layout.starts_B1;
-  return o_proj_(ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_).out_THP.flatten(1));
+  const ops::LongestSequences longest{context.layout.longest, context.layout.longest};
+  return o_proj_(
+      ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_, longest).out_THP.flatten(1));
 }
 
 at::Tensor Attention::attend_cache(

@@ -41,7 +41,7 @@ class Attention final : public Sublayer {
   Linear o_proj_;
   const Parameter* q_norm_ = nullptr;
   const Parameter* k_norm_ = nullptr;
-  at::Tensor inverse_frequencies_; ///< fp32; undefined without rotary positions
+  const at::Tensor* inverse_frequencies_ = nullptr; ///< fp32; null without rotary positions
   double attention_factor_ = 1.0;
 };
 

@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include <ATen/ATen.h>
+#include "baton/ops/embedding.h"
 
 namespace baton::nn {
 
@@ -22,7 +22,7 @@ Embedding::Embedding(const VocabularyOptions& options, ParameterStore& store)
     : weight_(declare_vocabulary_matrix("embedding.weight", options, store)) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens_T) const {
-  return at::embedding(weight_.value, tokens_T);
+  return ops::embedding(weight_.value, tokens_T);
 }
 
 } // namespace baton::nn

@@ -41,7 +41,15 @@ const Parameter& ParameterStore::declare(ParameterSpec spec) {
   return parameters_.emplace_back(Parameter{.spec = std::move(spec), .value = {}});
 }
 
+const at::Tensor& ParameterStore::declare_constant(at::Tensor value) {
+  return constants_.emplace_back(Constant{.host = value, .value = value}).value;
+}
+
 void ParameterStore::allocate(at::ScalarType dtype, at::Device device) {
+  device_ = device;
+  for (Constant& constant : constants_) {
+    constant.value = constant.host.to(device);
+  }
   for (Parameter& parameter : parameters_) {
     const at::ScalarType stored = storage_dtype(parameter.spec, dtype);
     parameter.value =

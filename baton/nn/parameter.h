@@ -55,6 +55,11 @@ class ParameterStore {
   /// parameter of the same name.
   const Parameter& declare(ParameterSpec spec);
 
+  /// Adds a tensor that a layer computes once on the CPU and that training leaves alone, such as
+  /// rotary frequencies. The reference, valid for the life of the store, is to it on the device of
+  /// the parameters. No checkpoint holds it.
+  const at::Tensor& declare_constant(at::Tensor value);
+
   /// Allocates all parameters on `device` in `dtype` and fills them with their start values.
   void initialize(std::uint64_t seed, at::ScalarType dtype, at::Device device);
 
@@ -63,13 +68,23 @@ class ParameterStore {
 
   const std::deque<Parameter>& parameters() const { return parameters_; }
 
+  /// Where the parameters are; the CPU before they are allocated.
+  at::Device device() const { return device_; }
+
   /// Throws when there is no such parameter.
   const Parameter& at(std::string_view name) const;
 
   std::int64_t num_values() const;
 
  private:
+  struct Constant {
+    at::Tensor host;
+    at::Tensor value; ///< on the device
+  };
+
   std::deque<Parameter> parameters_;
+  std::deque<Constant> constants_;
+  at::Device device_ = at::kCPU;
 };
 
 /// The values by name, without gradients: what checkpoints read and write.

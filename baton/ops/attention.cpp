@@ -24,7 +24,9 @@ Pair call_attention(
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale) {
+    double scale,
+    std::int64_t longest_q,
+    std::int64_t longest_k) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("baton::attention", "")
                              .typed<Pair(
@@ -33,8 +35,10 @@ Pair call_attention(
                                  const at::Tensor&,
                                  const at::Tensor&,
                                  const at::Tensor&,
-                                 double)>();
-  return op.call(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale);
+                                 double,
+                                 std::int64_t,
+                                 std::int64_t)>();
+  return op.call(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
 }
 
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
@@ -46,19 +50,23 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
       const at::Tensor& v_THP,
       const at::Tensor& starts_q_B1,
       const at::Tensor& starts_k_B1,
-      double scale) {
+      double scale,
+      std::int64_t longest_q,
+      std::int64_t longest_k) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     auto [out_THP, log_sum_exp_HT] =
-        call_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale);
+        call_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
     context->save_for_backward(
         {q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, out_THP, log_sum_exp_HT});
     context->saved_data["scale"] = scale;
+    context->saved_data["longest_q"] = longest_q;
+    context->saved_data["longest_k"] = longest_k;
     context->mark_non_differentiable({log_sum_exp_HT});
     return {out_THP, log_sum_exp_HT};
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    variable_list inputs(6);
+    variable_list inputs(8);
     if (!gradients[0].defined()) {
       return inputs;
     }
@@ -73,7 +81,9 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
                                    const at::Tensor&,
                                    const at::Tensor&,
                                    const at::Tensor&,
-                                   double)>();
+                                   double,
+                                   std::int64_t,
+                                   std::int64_t)>();
     const variable_list saved = context->get_saved_variables();
     std::tie(inputs[0], inputs[1], inputs[2]) = op.call(
         gradients[0],
@@ -84,7 +94,9 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
         saved[6],
         saved[3],
         saved[4],
-        context->saved_data["scale"].toDouble());
+        context->saved_data["scale"].toDouble(),
+        context->saved_data["longest_q"].toInt(),
+        context->saved_data["longest_k"].toInt());
     return inputs;
   }
 };
@@ -95,9 +107,11 @@ Pair attention_autograd(
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale) {
-  const variable_list outputs =
-      AttentionFunction::apply(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale);
+    double scale,
+    std::int64_t longest_q,
+    std::int64_t longest_k) {
+  const variable_list outputs = AttentionFunction::apply(
+      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
   return {outputs[0], outputs[1]};
 }
 
@@ -107,7 +121,9 @@ Pair attention_meta(
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double /*scale*/) {
+    double /*scale*/,
+    std::int64_t /*longest_q*/,
+    std::int64_t /*longest_k*/) {
   check_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1);
   const auto statistics = at::toOpMathType(q_THP.scalar_type());
   return {
@@ -124,7 +140,9 @@ Triple attention_backward_meta(
     const at::Tensor& /*log_sum_exp_HT*/,
     const at::Tensor& /*starts_q_B1*/,
     const at::Tensor& /*starts_k_B1*/,
-    double /*scale*/) {
+    double /*scale*/,
+    std::int64_t /*longest_q*/,
+    std::int64_t /*longest_k*/) {
   return {
       at::empty_symint(q_THP.sym_sizes(), q_THP.options()),
       at::empty_symint(k_THP.sym_sizes(), k_THP.options()),
@@ -176,20 +194,23 @@ AttentionOutput attention(
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale) {
-  auto [out_THP, log_sum_exp_HT] =
-      call_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale);
+    double scale,
+    const LongestSequences& longest) {
+  auto [out_THP, log_sum_exp_HT] = call_attention(
+      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest.queries, longest.keys);
   return {std::move(out_THP), std::move(log_sum_exp_HT)};
 }
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
-      "attention(Tensor q, Tensor k, Tensor v, Tensor starts_q, Tensor starts_k, float scale) "
+      "attention(Tensor q, Tensor k, Tensor v, Tensor starts_q, Tensor starts_k, float scale, "
+      "int longest_q=0, int longest_k=0) "
       "-> (Tensor out, Tensor log_sum_exp)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, "
-      "Tensor log_sum_exp, Tensor starts_q, Tensor starts_k, float scale) "
+      "Tensor log_sum_exp, Tensor starts_q, Tensor starts_k, float scale, int longest_q=0, "
+      "int longest_k=0) "
       "-> (Tensor dq, Tensor dk, Tensor dv)",
       {at::Tag::pt2_compliant_tag});
 }

@@ -2,6 +2,8 @@
 // Causal attention over packed sequences.
 #pragma once
 
+#include <cstdint>
+
 #include <ATen/core/Tensor.h>
 
 namespace baton::ops {
@@ -11,6 +13,13 @@ struct AttentionOutput {
   at::Tensor log_sum_exp_HT; ///< log of the sum of exp of each query's scores; fp32 (fp64 for fp64)
 };
 
+/// Bounds on the lengths of sequences; 0: any length up to T. On a GPU they size grids: without
+/// them each sequence costs as many blocks as if it held all tokens, most of which find nothing.
+struct LongestSequences {
+  std::int64_t queries = 0;
+  std::int64_t keys = 0;
+};
+
 /// softmax(scale q k^T + mask) v, sequence by sequence.
 ///
 /// q [Tq, Hq, P], k and v [Tk, Hk, P] in one dtype (fp64, fp32, bf16); Hq is a multiple of Hk, and
@@ -18,14 +27,17 @@ struct AttentionOutput {
 /// device. The mask is causal and aligned at the end: query i of Lq sees the keys up to i + Lk -
 /// Lq, so that Lq == Lk is plain causal attention and fewer queries continue a longer sequence.
 /// Differentiable in q, k and v through `out` alone. Throws when shapes or dtypes disagree and, on
-/// the CPU, when a sequence has more queries than keys.
+/// the CPU, when a sequence has more queries than keys, or is longer than `longest` says. A GPU
+/// takes fp32 and bf16, heads of bf16 up to 256 channels; whether its gradient has equal bits in
+/// every run is at::globalContext().deterministicAlgorithms()'s choice.
 AttentionOutput attention(
     const at::Tensor& q_THP,
     const at::Tensor& k_THP,
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale);
+    double scale,
+    const LongestSequences& longest = {});
 
 /// What `attention` and its kernels ask of their inputs, but for the lengths.
 void check_attention(

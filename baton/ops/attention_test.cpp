@@ -229,6 +229,25 @@ std::string refusal(const Case& c, double scale = 0.3) {
   return "";
 }
 
+TEST(Attention, TakesBoundsOnLengths) {
+  const Case c{at::kFloat, 4, 2, 8, {3, 2}, {7, 4}};
+  const std::vector<at::Tensor> inputs = make_inputs(c);
+  const auto attend = [&](const LongestSequences& longest) {
+    return attention(
+               inputs[0],
+               inputs[1],
+               inputs[2],
+               starts_of(c.lengths_q),
+               starts_of(c.lengths_k),
+               0.3,
+               longest)
+        .out_THP;
+  };
+  EXPECT_TRUE(at::equal(attend({.queries = 3, .keys = 7}), attend({})));
+  EXPECT_THROW(attend({.queries = 2}), c10::Error);
+  EXPECT_THROW(attend({.queries = 3, .keys = 6}), c10::Error);
+}
+
 TEST(Attention, SaysWhatIsWrong) {
   EXPECT_NE(
       refusal({at::kFloat, 4, 2, 8, {3, 5}, {3, 4}}).find("sequence 1 has 5 and 4"),

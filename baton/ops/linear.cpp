@@ -124,29 +124,6 @@ at::Tensor matvec_meta(
   return at::empty_symint({x_BD.sym_size(0), weight_FD.sym_size(0)}, x_BD.options());
 }
 
-at::Tensor linear_cuda(
-    const at::Tensor& x,
-    const at::Tensor& weight_FD,
-    const std::optional<at::Tensor>& bias_F) {
-  check_linear(x, weight_FD, bias_F);
-  return at::linear(x, weight_FD, bias_F);
-}
-
-Gradients linear_backward_cuda(
-    const at::Tensor& dy,
-    const at::Tensor& x,
-    const at::Tensor& weight_FD,
-    bool need_dx,
-    bool need_dweight,
-    bool need_dbias) {
-  const at::Tensor dy_TF = dy.flatten(0, -2);
-  const auto none = [&] { return at::empty({0}, x.options()); };
-  return {
-      need_dx ? at::mm(dy_TF, weight_FD).view(x.sizes()) : none(),
-      need_dweight ? at::mm(dy_TF.t(), x.flatten(0, -2)) : none(),
-      need_dbias ? dy_TF.sum(0) : none()};
-}
-
 } // namespace
 
 void check_linear(
@@ -232,11 +209,6 @@ TORCH_LIBRARY_IMPL(baton, Meta, library) {
   library.impl("linear", &linear_meta);
   library.impl("linear_backward", &linear_backward_meta);
   library.impl("matvec", &matvec_meta);
-}
-
-TORCH_LIBRARY_IMPL(baton, CUDA, library) {
-  library.impl("linear", &linear_cuda);
-  library.impl("linear_backward", &linear_backward_cuda);
 }
 
 } // namespace baton::ops

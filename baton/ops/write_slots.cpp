@@ -15,7 +15,29 @@ namespace {
 
 using Signature = void(const at::Tensor&, const at::Tensor&, const at::Tensor&);
 
-void check(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
+void write_slots_meta(
+    const at::Tensor& cache,
+    const at::Tensor& slots_B,
+    const at::Tensor& values) {
+  check_write_slots(cache, slots_B, values);
+}
+
+void write_slots_cpu(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
+  check_write_slots(cache, slots_B, values);
+  const std::vector<std::int32_t> slots = checked_distinct_slots(slots_B, cache.size(0));
+  for (std::size_t b = 0; b < slots.size(); ++b) {
+    if (slots[b] >= 0) {
+      cache.select(0, slots[b]).copy_(values.select(0, static_cast<std::int64_t>(b)));
+    }
+  }
+}
+
+} // namespace
+
+void check_write_slots(
+    const at::Tensor& cache,
+    const at::Tensor& slots_B,
+    const at::Tensor& values) {
   TORCH_CHECK(
       cache.dim() >= 1 && values.dim() == cache.dim() && slots_B.dim() == 1 &&
           slots_B.scalar_type() == at::kInt && slots_B.sym_size(0) == values.sym_size(0) &&
@@ -27,25 +49,6 @@ void check(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor&
       ", ",
       values.sym_sizes());
 }
-
-void write_slots_meta(
-    const at::Tensor& cache,
-    const at::Tensor& slots_B,
-    const at::Tensor& values) {
-  check(cache, slots_B, values);
-}
-
-void write_slots_cpu(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
-  check(cache, slots_B, values);
-  const std::vector<std::int32_t> slots = checked_distinct_slots(slots_B, cache.size(0));
-  for (std::size_t b = 0; b < slots.size(); ++b) {
-    if (slots[b] >= 0) {
-      cache.select(0, slots[b]).copy_(values.select(0, static_cast<std::int64_t>(b)));
-    }
-  }
-}
-
-} // namespace
 
 void write_slots_(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values) {
   static const auto op =

@@ -11,4 +11,10 @@ namespace baton::ops {
 /// given twice, and in gradient mode when an argument requires a gradient.
 void write_slots_(const at::Tensor& cache, const at::Tensor& slots_B, const at::Tensor& values);
 
+/// What every kernel of `write_slots_` checks first.
+void check_write_slots(
+    const at::Tensor& cache,
+    const at::Tensor& slots_B,
+    const at::Tensor& values);
+
 } // namespace baton::ops

@@ -3,8 +3,6 @@
 
 #include <ATen/ATen.h>
 
-#include "baton/data/loader.h"
-
 namespace baton::train {
 namespace {
 
@@ -19,21 +17,25 @@ std::int64_t count_bytes(const Microbatch& microbatch, const at::Tensor& token_b
 
 } // namespace
 
+at::Tensor evaluate_microbatch(const model::HybridModel& model, const Microbatch& microbatch) {
+  const at::NoGradGuard no_grad;
+  const nn::StepContext context{
+      .layout = microbatch.layout, .positions_T = microbatch.layout.positions()};
+  const at::Tensor hidden_TD = model.hidden(microbatch.tokens_T, context);
+  return model.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T).loss_sum.to(at::kDouble);
+}
+
 EvaluationResult evaluate(
     const model::HybridModel& model,
     const std::shared_ptr<const IndexedDataset>& dataset,
     const EvaluationOptions& options) {
-  const at::NoGradGuard no_grad;
   EvalLoader loader(dataset, options.tokens_per_microbatch, model.config().vocabulary);
   EvaluationResult result;
+  at::Tensor nll_sum = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(model.device()));
   std::int64_t tokens = 0;
   const at::Tensor token_bytes_V = at::tensor(options.token_bytes, at::kLong);
   while (auto microbatch = loader.next()) {
-    const nn::StepContext context{
-        .layout = microbatch->layout, .positions_T = microbatch->layout.positions()};
-    const at::Tensor hidden_TD = model.hidden(microbatch->tokens_T, context);
-    const nn::LossOutput loss = model.loss(hidden_TD, microbatch->labels_T, microbatch->mask_T);
-    result.nll_sum += loss.loss_sum.item<double>();
+    nll_sum += evaluate_microbatch(model, microbatch->to(model.device()));
     result.targets += microbatch->targets;
     if (!options.token_bytes.empty()) {
       result.bytes += count_bytes(*microbatch, token_bytes_V);
@@ -43,6 +45,7 @@ EvaluationResult evaluate(
       break;
     }
   }
+  result.nll_sum = nll_sum.item<double>();
   return result;
 }
 

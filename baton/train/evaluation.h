@@ -6,7 +6,10 @@
 #include <memory>
 #include <vector>
 
+#include <ATen/core/Tensor.h>
+
 #include "baton/data/indexed_dataset.h"
+#include "baton/data/loader.h"
 #include "baton/model/hybrid_model.h"
 
 namespace baton::train {
@@ -24,6 +27,10 @@ struct EvaluationResult {
 
   double loss() const { return targets == 0 ? 0.0 : nll_sum / static_cast<double>(targets); }
 };
+
+/// Negative log-likelihood summed over a microbatch on the model's device, fp64 there; does not
+/// wait for it.
+at::Tensor evaluate_microbatch(const model::HybridModel& model, const Microbatch& microbatch);
 
 /// Runs the documents of a dataset in their own order through the model, without gradients.
 EvaluationResult evaluate(

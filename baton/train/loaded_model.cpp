@@ -1,29 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/train/loaded_model.h"
 
-#include <ATen/Context.h>
-
 #include "baton/base/error.h"
+#include "baton/ops/device.h"
 #include "baton/train/model_source.h"
 
 namespace baton::train {
-namespace {
-
-at::Device checked_device(const std::string& name) {
-  const at::Device device(name);
-  if (device.is_cuda() && !at::hasCUDA()) {
-    throw Error("device " + name + ": no CUDA device can be used here");
-  }
-  if (!device.is_cuda() && !device.is_cpu()) {
-    throw Error("device " + name + ": a model runs on cpu or cuda");
-  }
-  return device;
-}
-
-} // namespace
-
 LoadedModel load_model(const std::string& path, const LoadSettings& settings) {
-  const at::Device device = checked_device(settings.device);
+  const at::Device device = ops::open_device(settings.device, "device");
   const ModelSource source = open_model(path);
   LoadedModel loaded;
   loaded.recipe = source.recipe;
@@ -34,7 +18,8 @@ LoadedModel load_model(const std::string& path, const LoadSettings& settings) {
     }
     set_config(loaded.recipe, assignment);
   }
-  const model::ModelConfig& config = loaded.recipe.model;
+  model::ModelConfig& config = loaded.recipe.model;
+  config.settle_dtype(device);
   loaded.model = std::make_unique<model::HybridModel>(config);
   loaded.model->parameters().allocate(config.scalar_type(), device);
   source.read_parameters(nn::parameter_tensors(loaded.model->parameters()));

@@ -15,7 +15,7 @@
 namespace baton::train {
 
 struct LoadSettings {
-  std::string device = "cpu";
+  std::string device = "cpu";           ///< as ops::open_device() takes it
   std::vector<std::string> assignments; ///< "model.KEY=VALUE" over the model's section
 };
 

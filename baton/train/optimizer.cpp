@@ -2,6 +2,9 @@
 #include "baton/train/optimizer.h"
 
 #include <cmath>
+#include <numeric>
+#include <set>
+#include <tuple>
 #include <unordered_map>
 
 #include <ATen/ATen.h>
@@ -31,20 +34,28 @@ void check_config(const OptimizerConfig& config) {
   TORCH_CHECK(config.clip_norm >= 0.0, "clip_norm must not be negative: ", config.clip_norm);
 }
 
+/// The sum of fp64 values on the CPU in their order.
+double sum_in_order(const at::Tensor& values) {
+  const double* data = values.const_data_ptr<double>();
+  return std::accumulate(data, data + values.numel(), 0.0);
+}
+
 double parameter_norm(const nn::ParameterStore& parameters) {
-  double sum = 0.0;
+  std::vector<at::Tensor> values;
   for (const nn::Parameter& parameter : parameters.parameters()) {
-    sum += ops::sum_squares(parameter.value).item<double>();
+    values.push_back(parameter.value);
   }
-  return std::sqrt(sum);
+  return std::sqrt(sum_in_order(squares_of(values).cpu()));
 }
 
 std::int64_t count_zeros(at::TensorList gradients) {
-  std::int64_t count = 0;
+  std::vector<at::Tensor> counts;
+  std::int64_t values = 0;
   for (const at::Tensor& gradient : gradients) {
-    count += gradient.numel() - at::count_nonzero(gradient).item<std::int64_t>();
+    counts.push_back(at::count_nonzero(gradient));
+    values += gradient.numel();
   }
-  return count;
+  return values - at::stack(counts).sum().item<std::int64_t>();
 }
 
 } // namespace
@@ -62,6 +73,16 @@ std::vector<at::Tensor> gradients(const nn::ParameterStore& parameters) {
     all.push_back(gradient);
   }
   return all;
+}
+
+at::Tensor squares_of(at::TensorList gradients) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> squares;
+  squares.reserve(gradients.size());
+  for (const at::Tensor& gradient : gradients) {
+    squares.push_back(ops::sum_squares(gradient));
+  }
+  return squares.empty() ? at::empty({0}, at::kDouble) : at::stack(squares);
 }
 
 void clear_gradients(const nn::ParameterStore& parameters) {
@@ -85,28 +106,32 @@ AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config)
   }
 }
 
-double AdamW::checked_norm(double grad_scale, at::TensorList gradients) const {
-  double sum = 0.0;
+double AdamW::checked_norm(at::TensorList gradients, const at::Tensor& squares) const {
+  const double* data = squares.const_data_ptr<double>();
   for (std::size_t i = 0; i < gradients.size(); ++i) {
-    const double square = ops::sum_squares(gradients[i]).item<double>();
-    if (!std::isfinite(square)) {
+    if (!std::isfinite(data[i])) {
       throw RunError(describe_bad_values(parameters_.parameters()[i].spec.name, gradients[i]));
     }
-    sum += square;
   }
-  return std::sqrt(sum) * grad_scale;
+  return std::sqrt(sum_in_order(squares));
 }
 
 StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
+  return step(request, gradients, squares_of(gradients).cpu());
+}
+
+StepReport
+AdamW::step(const StepRequest& request, at::TensorList gradients, const at::Tensor& squares) {
+  const auto count = static_cast<std::int64_t>(slots_.size());
   TORCH_CHECK(
-      gradients.size() == slots_.size(),
+      static_cast<std::int64_t>(gradients.size()) == count && squares.numel() == count,
       "the optimizer wants one gradient per parameter: ",
       gradients.size(),
       " vs ",
-      slots_.size());
+      count);
   const at::NoGradGuard no_grad;
   StepReport report;
-  report.grad_norm = checked_norm(request.grad_scale, gradients);
+  report.grad_norm = checked_norm(gradients, squares) * request.grad_scale;
   if (config_.clip_norm > 0.0 && report.grad_norm > config_.clip_norm) {
     report.clip_scale = config_.clip_norm / report.grad_norm;
   }
@@ -136,6 +161,30 @@ StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
     report.parameter_norm = parameter_norm(parameters_);
   }
   return report;
+}
+
+void AdamW::load_kernels() const {
+  const at::NoGradGuard no_grad;
+  // Which kernel an update takes follows from dtypes and from whether packs of values fit.
+  constexpr std::int64_t kWidestPack = 16;
+  std::set<std::tuple<at::ScalarType, bool, bool>> kinds;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const at::Tensor value = parameters_.parameters()[i].value.detach();
+    const bool packs = value.numel() % kWidestPack == 0;
+    if (!kinds.emplace(value.scalar_type(), slots_[i].master.defined(), packs).second) {
+      continue;
+    }
+    const std::int64_t few = packs ? kWidestPack : value.numel() % kWidestPack;
+    const auto copy = [&](const at::Tensor& tensor) {
+      return tensor.flatten().narrow(0, 0, few).clone();
+    };
+    ops::AdamwMoments moments{copy(slots_[i].exp_avg), copy(slots_[i].exp_avg_sq), std::nullopt};
+    if (slots_[i].master.defined()) {
+      moments.master = copy(slots_[i].master);
+    }
+    const at::Tensor parameter = copy(value);
+    ops::adamw_(parameter, at::zeros_like(parameter), moments, {.step = 1});
+  }
 }
 
 NamedTensors AdamW::state() const {

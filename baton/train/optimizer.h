@@ -63,6 +63,10 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// unused parameter is a mistake in the model.
 std::vector<at::Tensor> gradients(const nn::ParameterStore& parameters);
 
+/// The sum of squares of each, fp64, on their device and not waited for: what the global norm is
+/// made of, and NaN or infinite where a gradient holds such values.
+at::Tensor squares_of(at::TensorList gradients);
+
 /// Drops all gradients, so that the next backward pass starts anew.
 void clear_gradients(const nn::ParameterStore& parameters);
 
@@ -80,6 +84,13 @@ class AdamW {
   /// fp32 for a bf16 parameter. Throws RunError, and changes nothing, when a gradient holds NaN or
   /// infinity; the message names the first such parameter.
   StepReport step(const StepRequest& request, at::TensorList gradients);
+
+  /// The same for one who has read `squares_of(gradients)` already, with what else it had to wait
+  /// for: fp64 on the CPU. Does not wait for the device.
+  StepReport step(const StepRequest& request, at::TensorList gradients, const at::Tensor& squares);
+
+  /// Runs the update on copies of a few parameters, so that its kernels are loaded.
+  void load_kernels() const;
 
   /// Updates done so far.
   std::int64_t num_steps() const { return num_steps_; }
@@ -100,7 +111,7 @@ class AdamW {
     at::Tensor master; ///< undefined where none is kept
   };
 
-  double checked_norm(double grad_scale, at::TensorList gradients) const;
+  double checked_norm(at::TensorList gradients, const at::Tensor& squares) const;
 
   const nn::ParameterStore& parameters_;
   OptimizerConfig config_;

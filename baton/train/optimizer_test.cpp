@@ -264,6 +264,37 @@ TEST(Optimizer, GathersAndClearsGradients) {
   EXPECT_THROW(gradients(store), c10::Error);
 }
 
+TEST(Optimizer, TakesSquaresThatWereReadBefore) {
+  nn::ParameterStore one;
+  nn::ParameterStore other;
+  fill_store(one, at::kBFloat16);
+  fill_store(other, at::kBFloat16);
+  const std::vector<at::Tensor> grads = some_gradients(one, 1);
+  AdamW straight(one, {});
+  AdamW told(other, {});
+  const double norm = straight.step({.lr = 0.1}, grads).grad_norm;
+  EXPECT_EQ(told.step({.lr = 0.1}, grads, squares_of(grads)).grad_norm, norm);
+  EXPECT_TRUE(equal_values(other, copies(one)));
+}
+
+TEST(Optimizer, LoadingItsKernelsChangesNothing) {
+  nn::ParameterStore store;
+  fill_store(store, at::kBFloat16);
+  AdamW optimizer(store, {});
+  optimizer.step({.lr = 0.1}, some_gradients(store, 1));
+  const std::vector<at::Tensor> weights = copies(store);
+  std::vector<at::Tensor> state;
+  for (const auto& [name, tensor] : optimizer.state()) {
+    state.push_back(tensor.clone());
+  }
+  optimizer.load_kernels();
+  EXPECT_TRUE(equal_values(store, weights));
+  for (std::size_t i = 0; i < state.size(); ++i) {
+    EXPECT_TRUE(at::equal(optimizer.state()[i].second, state[i])) << optimizer.state()[i].first;
+  }
+  EXPECT_EQ(optimizer.num_steps(), 1);
+}
+
 TEST(Optimizer, RefusesBadRequests) {
   nn::ParameterStore store;
   fill_store(store, at::kFloat);

@@ -30,7 +30,7 @@ struct RunConfig {
         "model "
         "section counts, but for keys that the recipe sets");
     v.field("seed", seed, "of start values, data order and dropout", Range::at_least(0.0));
-    v.field("device", device, "where tensors live", Choice{"cpu", "cuda"});
+    v.field("device", device, "where tensors live: cpu, cuda (the first GPU) or cuda:N");
     v.field("threads", threads, "CPU threads; 0 takes all cores", Range{0.0, 4096.0});
   }
 };

@@ -7,20 +7,22 @@
 #include <utility>
 
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
+#include <ATen/Parallel.h>
 
 #include "baton/base/error.h"
 #include "baton/base/file.h"
 #include "baton/base/log.h"
 #include "baton/base/progress.h"
 #include "baton/base/version.h"
-#include "baton/checkpoint/load.h"
 #include "baton/checkpoint/save.h"
+#include "baton/ops/device.h"
 #include "baton/train/evaluation.h"
 #include "baton/train/model_source.h"
 
 namespace baton::train {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 /// The recipe with what the tokenizer decides filled in, and the process set up as it says.
 Recipe prepared(Recipe recipe, const Tokenizer& tokenizer) {
@@ -36,11 +38,7 @@ Recipe prepared(Recipe recipe, const Tokenizer& tokenizer) {
   if (recipe.run.threads > 0) {
     at::set_num_threads(static_cast<int>(recipe.run.threads));
   }
-  if (recipe.run.device == "cuda" && !at::hasCUDA()) {
-    throw Error("recipe: run.device is cuda, but no CUDA device can be used here");
-  }
-  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, false);
-  at::globalContext().setDeterministicFillUninitializedMemory(false);
+  ops::set_arithmetic(recipe.train.deterministic);
   return recipe;
 }
 
@@ -53,8 +51,23 @@ std::map<std::string, std::string> read_files(const Tokenizer& tokenizer) {
   return files;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+/// The run's newest whole checkpoint, or none where it is to start.
+std::optional<checkpoint::Checkpoint> newest_checkpoint(const std::string& folder, Resume resume) {
+  std::optional<checkpoint::Checkpoint> newest =
+      checkpoint::open_newest(folder, checkpoint::Scope::kWhole, log_warning);
+  if (!newest && resume == Resume::kMust) {
+    throw Error(folder + ": holds no checkpoint to resume from");
+  }
+  if (newest && resume == Resume::kNever) {
+    throw Error(
+        folder + ": already holds a checkpoint (" + newest->folder().string() +
+        "); choose another run.folder or resume");
+  }
+  return newest;
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 std::string progress_note(const StepMetrics& metrics) {
@@ -71,13 +84,14 @@ std::string progress_note(const StepMetrics& metrics) {
 } // namespace
 
 Trainer::Trainer(const Recipe& recipe, Resume resume)
-    : tokenizer_(make_tokenizer(recipe.data.tokenizer)),
+    : device_(ops::open_device(recipe.run.device, "run.device")),
+      tokenizer_(make_tokenizer(recipe.data.tokenizer)),
       recipe_(prepared(recipe, *tokenizer_)),
       tokenizer_files_(read_files(*tokenizer_)),
-      model_(recipe_.model),
       schedule_(recipe_.train.schedule, recipe_.train.steps) {
   const auto blend =
       std::make_shared<const Blend>(open_blend(recipe_.data.train, recipe_.data.weights));
+  has_mask_ = blend->has_mask();
   loader_ = std::make_unique<Loader>(
       blend,
       LoaderConfig{
@@ -87,46 +101,51 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
   if (!recipe_.data.valid.empty()) {
     valid_ = std::make_shared<const IndexedDataset>(recipe_.data.valid);
   }
-  const at::Device device(recipe_.run.device);
-  model_.parameters().initialize(
-      static_cast<std::uint64_t>(recipe_.run.seed), recipe_.model.scalar_type(), device);
-  if (!recipe_.run.start_from.empty()) {
-    open_model(recipe_.run.start_from).read_parameters(nn::parameter_tensors(model_.parameters()));
+  const auto newest = newest_checkpoint(recipe_.run.folder, resume);
+  make_model(newest);
+  if (newest) {
+    loader_->restore(loader_state_from_json(newest->train_state().at("loader").dump()));
+    log_info("resuming from " + newest->folder().string());
   }
-  optimizer_ = std::make_unique<AdamW>(model_.parameters(), recipe_.train.optimizer);
-  resume_from_newest(resume);
   log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
   data_log_ = std::make_unique<DataLog>(blend, loader_->state());
 }
 
-void Trainer::resume_from_newest(Resume resume) {
-  const std::optional<checkpoint::Checkpoint> newest =
-      checkpoint::open_newest(recipe_.run.folder, checkpoint::Scope::kWhole, log_warning);
-  if (!newest) {
-    if (resume == Resume::kMust) {
-      throw Error(recipe_.run.folder + ": holds no checkpoint to resume from");
-    }
-    return;
+void Trainer::make_model(const std::optional<checkpoint::Checkpoint>& newest) {
+  if (newest && recipe_.model.dtype == "auto") {
+    // A run that moves to another kind of device keeps the numbers that it has.
+    recipe_.model.dtype = parse_recipe(newest->recipe(), newest->folder().string()).model.dtype;
   }
-  if (resume == Resume::kNever) {
-    throw Error(
-        recipe_.run.folder + ": already holds a checkpoint (" + newest->folder().string() +
-        "); choose another run.folder or resume");
+  recipe_.model.settle_dtype(device_);
+  model_ = std::make_unique<model::HybridModel>(recipe_.model);
+  nn::ParameterStore& parameters = model_->parameters();
+  const at::ScalarType dtype = recipe_.model.scalar_type();
+  if (newest) {
+    parameters.allocate(dtype, device_);
+    newest->read_parameters(nn::parameter_tensors(parameters));
+  } else if (!recipe_.run.start_from.empty()) {
+    parameters.allocate(dtype, device_);
+    open_model(recipe_.run.start_from).read_parameters(nn::parameter_tensors(parameters));
+  } else {
+    parameters.initialize(static_cast<std::uint64_t>(recipe_.run.seed), dtype, device_);
   }
-  newest->read_parameters(nn::parameter_tensors(model_.parameters()));
-  const NamedTensors state = optimizer_->state();
-  newest->read_optimizer_states({state.begin(), state.end()});
-  step_ = newest->step();
-  saved_at_ = step_;
-  optimizer_->load(state, step_);
-  loader_->restore(loader_state_from_json(newest->train_state().at("loader").dump()));
-  log_info("resuming from " + newest->folder().string());
+  optimizer_ = std::make_unique<AdamW>(parameters, recipe_.train.optimizer);
+  if (newest) {
+    const NamedTensors state = optimizer_->state();
+    newest->read_optimizer_states({state.begin(), state.end()});
+    step_ = saved_at_ = newest->step();
+    optimizer_->load(state, step_);
+  }
 }
 
 RunResult Trainer::run(const std::atomic<bool>& stop) {
   log_info(
       "model " + recipe_.model.pattern + ": " +
-      count_text(static_cast<double>(model_.parameters().num_values())) + " parameters");
+      count_text(static_cast<double>(model_->parameters().num_values())) + " parameters in " +
+      recipe_.model.dtype + " on " + device_.str());
+  if (!device_.is_cpu()) {
+    warm_up();
+  }
   Progress progress(
       {.label = "train",
        .unit = "steps",
@@ -159,12 +178,40 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
   return result;
 }
 
+// A step on tokens that count for nothing, but for its update: afterwards every kernel of a step is
+// compiled and on the device, and its memory has been found to suffice.
+void Trainer::warm_up() {
+  const auto start = Clock::now();
+  const std::int64_t tokens = recipe_.data.tokens_per_microbatch;
+  Microbatch microbatch;
+  microbatch.tokens_T = at::zeros({tokens}, at::kLong);
+  microbatch.labels_T = at::zeros({tokens}, at::kLong);
+  if (has_mask_) {
+    microbatch.mask_T = at::ones({tokens}, at::kFloat);
+  }
+  microbatch.layout = make_layout_from_lengths({tokens - tokens / 2, tokens / 2});
+  // Of several microbatches the second adds to the gradients of the first.
+  const auto count =
+      static_cast<std::size_t>(std::min<std::int64_t>(2, recipe_.microbatches_per_step()));
+  accumulate_gradients(
+      std::vector<Microbatch>(count, microbatch), 1.0 / static_cast<double>(tokens));
+  squares_of(gradients(model_->parameters())).cpu();
+  clear_gradients(model_->parameters());
+  optimizer_->load_kernels();
+  if (valid_) {
+    evaluate_microbatch(*model_, microbatch.to(device_)).cpu();
+  }
+  char text[64];
+  std::snprintf(text, sizeof(text), "kernels loaded in %.1f s", seconds_since(start));
+  log_info(text);
+}
+
 bool Trainer::due(std::int64_t interval) const {
   return interval > 0 && step_ % interval == 0;
 }
 
 StepMetrics Trainer::train_step() {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   std::vector<Microbatch> microbatches;
   std::int64_t targets = 0;
   for (std::int64_t i = 0; i < recipe_.microbatches_per_step(); ++i) {
@@ -173,15 +220,20 @@ StepMetrics Trainer::train_step() {
   }
   // A step whose tokens are all masked has a zero gradient, not a division by zero.
   const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(targets, 1));
-  clear_gradients(model_.parameters());
-  const double loss = accumulate_gradients(microbatches, scale);
+  clear_gradients(model_->parameters());
+  const at::Tensor loss_sum = accumulate_gradients(microbatches, scale);
+  const std::vector<at::Tensor> step_gradients = gradients(model_->parameters());
+  // The one place where a step waits for the device: the loss is printed, and a gradient that is
+  // not finite must not reach the parameters.
+  const at::Tensor measured = at::cat({loss_sum.view(1), squares_of(step_gradients)}).cpu();
+  const double loss = measured[0].item<double>();
   if (!std::isfinite(loss)) {
     throw RunError(
         "step " + std::to_string(step_ + 1) + ": the loss is " + std::to_string(loss) +
         "; the last checkpoint is whole, lower train.lr or look at the data");
   }
   const double lr = schedule_.lr(step_);
-  const StepReport report = optimizer_->step({.lr = lr}, gradients(model_.parameters()));
+  const StepReport report = optimizer_->step({.lr = lr}, step_gradients, measured.slice(0, 1));
   ++step_;
   return {
       .step = step_,
@@ -192,15 +244,20 @@ StepMetrics Trainer::train_step() {
           static_cast<double>(recipe_.train.tokens_per_step) / seconds_since(start)};
 }
 
-double Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches, double scale) {
-  double loss = 0.0;
-  for (const Microbatch& microbatch : microbatches) {
+/// Adds to the gradients those of `scale` times the summed loss. Returns that loss, fp64 on the
+/// device.
+at::Tensor Trainer::accumulate_gradients(
+    const std::vector<Microbatch>& microbatches,
+    double scale) {
+  at::Tensor loss = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device_));
+  for (const Microbatch& host : microbatches) {
+    const Microbatch microbatch = host.to(device_);
     const nn::StepContext context = training_context(microbatch);
-    const at::Tensor hidden_TD = model_.hidden(microbatch.tokens_T, context);
-    const nn::LossOutput output = model_.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
+    const at::Tensor hidden_TD = model_->hidden(microbatch.tokens_T, context);
+    const nn::LossOutput output = model_->loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
     const at::Tensor scaled = output.loss_sum * scale;
     scaled.backward();
-    loss += scaled.item<double>();
+    loss += scaled.detach();
   }
   return loss;
 }
@@ -217,7 +274,7 @@ nn::StepContext Trainer::training_context(const Microbatch& microbatch) const {
 
 double Trainer::evaluate() {
   return train::evaluate(
-             model_,
+             *model_,
              valid_,
              {.tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
               .max_tokens = recipe_.train.eval_tokens})
@@ -230,7 +287,7 @@ void Trainer::save() {
   checkpoint::save_checkpoint(
       {.step = step_,
        .program = kVersion,
-       .parameters = nn::parameter_tensors(model_.parameters()),
+       .parameters = nn::parameter_tensors(model_->parameters()),
        .optimizer_states = {state.begin(), state.end()},
        .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
        .recipe = config_to_toml(recipe_),

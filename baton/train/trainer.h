@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "baton/checkpoint/load.h"
 #include "baton/data/loader.h"
 #include "baton/data/tokenizer.h"
 #include "baton/model/hybrid_model.h"
@@ -45,24 +46,27 @@ class Trainer {
   RunResult run(const std::atomic<bool>& stop);
 
  private:
-  void resume_from_newest(Resume resume);
+  void make_model(const std::optional<checkpoint::Checkpoint>& newest);
+  void warm_up();
   StepMetrics train_step();
-  double accumulate_gradients(const std::vector<Microbatch>& microbatches, double scale);
+  at::Tensor accumulate_gradients(const std::vector<Microbatch>& microbatches, double scale);
   nn::StepContext training_context(const Microbatch& microbatch) const;
   double evaluate();
   void save();
   bool due(std::int64_t interval) const;
 
+  at::Device device_;
   std::unique_ptr<const Tokenizer> tokenizer_;
-  Recipe recipe_;
+  Recipe recipe_; // with every choice that it left open resolved
   std::map<std::string, std::string> tokenizer_files_; // bytes by name, as they were at the start
-  model::HybridModel model_;
   Schedule schedule_;
+  std::unique_ptr<model::HybridModel> model_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Loader> loader_;
   std::shared_ptr<const IndexedDataset> valid_;
   std::unique_ptr<RunLog> log_;
   std::unique_ptr<DataLog> data_log_;
+  bool has_mask_ = false;     ///< whether the training data has one
   std::int64_t step_ = 0;     ///< updates done
   std::int64_t saved_at_ = 0; ///< `step_` of the newest checkpoint
 };

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's own checks of the operators attention, cross_entropy, linear, matvec and paged ones."""
+"""PyTorch's own checks of attention, cross_entropy, embedding, linear, matvec and paged operators."""
 
 import os
 import pathlib
@@ -60,6 +60,16 @@ def test_cross_entropy(grad, tokens, with_mask):
 def test_cross_entropy_with_grads():
     arguments = (normal(7, 6), normal(11, 6), torch.randint(0, 11, (7,)), None, 1.0, 0)
     torch.library.opcheck(ops.cross_entropy_with_grads.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [0, 1, 9])
+@pytest.mark.parametrize("grad", [False, True])
+def test_embedding(dtype, tokens, grad):
+    weight = normal(7, 5, dtype=dtype, grad=grad)
+    ids = torch.randint(0, 7, (tokens,))
+    torch.library.opcheck(ops.embedding.default, (weight, ids))
+    torch.library.opcheck(ops.embedding_backward.default, (normal(tokens, 5, dtype=dtype), ids, 7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

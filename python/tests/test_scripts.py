@@ -13,8 +13,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "command",
-    [["tests/golden/make_golden.py", "--check"], ["python/examples/scan.py"]],
-    ids=["golden_file", "scan_example"],
+    [
+        ["tests/golden/make_golden.py", "--check"],
+        ["python/examples/scan.py"],
+        ["python/examples/beside_mamba.py"],
+        ["tools/bench_gpu", "--device", "cpu", "--small", "--only", "norm"],
+    ],
+    ids=["golden_file", "scan_example", "beside_mamba_example", "bench_gpu"],
 )
 def test_script_succeeds(command):
     run = subprocess.run(

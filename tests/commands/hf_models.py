@@ -221,3 +221,25 @@ def logits_of(model, tokens):
     """transformers' logits [tokens, vocabulary], fp32."""
     with torch.no_grad():
         return model(torch.tensor([tokens])).logits[0].float()
+
+
+# Of the logits' standard deviation; both add in fp32, in another order.
+FP32_TOLERANCE = 2e-4
+# Rounding to bf16 in other places may cost as much again as transformers' own, not more.
+BF16_FACTOR = 1.1
+
+
+def norm_as_transformers_runs_it(family):
+    """Its torch path takes the gated norm over all channels, except in Nemotron-H."""
+    return [] if family == "nemotron_h" else ["--set", "model.mamba.norm_groups=1"]
+
+
+def largest_difference(found, wanted):
+    return ((found - wanted).abs().max() / wanted.std()).item()
+
+
+def typical_difference(found, wanted):
+    """Over the vocabulary the root mean square, over the tokens the geometric mean: where the
+    channels of a gated norm happen to be nearly zero a token shows any rounding up to 40 times as
+    large, and such a token alone would decide."""
+    return (found - wanted).pow(2).mean(1).sqrt().log().mean().exp().item()

@@ -6,13 +6,19 @@ import copy
 import pytest
 import torch
 from conftest import baton
-from hf_models import FAMILIES, NUM_MODELS, logits_of, make_model, random_tokens
+from hf_models import (
+    BF16_FACTOR,
+    FAMILIES,
+    FP32_TOLERANCE,
+    NUM_MODELS,
+    largest_difference,
+    logits_of,
+    make_model,
+    norm_as_transformers_runs_it,
+    random_tokens,
+    typical_difference,
+)
 from safetensors.torch import load_file
-
-# Of the logits' standard deviation; both add in fp32, in another order.
-FP32_TOLERANCE = 2e-4
-# Rounding to bf16 in other places may cost as much again as transformers' own, not more.
-BF16_FACTOR = 1.1
 
 MODELS = [(family, index) for family in FAMILIES for index in range(NUM_MODELS)]
 
@@ -21,15 +27,6 @@ def baton_logits(folder, out, sequences, *options):
     tokens = [f"--tokens={','.join(map(str, sequence))}" for sequence in sequences]
     baton("logits", folder, *tokens, "--out", out, "--threads", 1, *options)
     return load_file(out)["logits"]
-
-
-def norm_as_transformers_runs_it(family):
-    """Its torch path takes the gated norm over all channels, except in Nemotron-H."""
-    return [] if family == "nemotron_h" else ["--set", "model.mamba.norm_groups=1"]
-
-
-def largest_difference(found, wanted):
-    return ((found - wanted).abs().max() / wanted.std()).item()
 
 
 @pytest.mark.parametrize("family, index", MODELS)
@@ -56,14 +53,8 @@ def test_bf16_logits_are_no_further_off(family, index, tmp_path):
     found = baton_logits(
         tmp_path / "model", tmp_path / "out", [tokens], *norm_as_transformers_runs_it(family)
     )
-
-    def error(logits):
-        # Over the vocabulary the root mean square, over the tokens the geometric mean: where the
-        # channels of a gated norm happen to be nearly zero a token shows any rounding up to 40
-        # times as large, and such a token alone would decide.
-        return (logits - wanted).pow(2).mean(1).sqrt().log().mean().exp().item()
-
-    assert error(found) <= BF16_FACTOR * error(logits_of(narrow, tokens))
+    error = typical_difference(logits_of(narrow, tokens), wanted)
+    assert typical_difference(found, wanted) <= BF16_FACTOR * error
 
 
 @pytest.mark.parametrize("family", ["mamba2", "bamba", "granitemoehybrid"])

@@ -23,7 +23,9 @@ def recipe(tmp_path):
 
 
 def build(recipe, cache, *options):
-    command = [PROGRAM, "kernels", "build", recipe, "--json", *options]
+    """Of one recipe, or with None every kernel."""
+    named = [] if recipe is None else [recipe]
+    command = [PROGRAM, "kernels", "build", *named, "--json", *options]
     result = subprocess.run(command, capture_output=True, text=True, env=cache, timeout=300)
     if result.returncode == 1 and "NVRTC" in result.stderr:
         pytest.skip(result.stderr)
@@ -40,7 +42,10 @@ def test_build_list_and_clear(recipe, cache):
     built = build(recipe, cache, "--arch", "sm_80,sm_90a", "--set", "model.dtype=bf16")
     assert {kernel["arch"] for kernel in built} == {"sm_80", "sm_90a"}
     assert all(kernel["registers"] > 0 and kernel["spill_bytes"] == 0 for kernel in built)
-    assert all("__nv_bfloat16" in kernel["name"] for kernel in built)
+    names = {kernel["name"] for kernel in built}
+    assert not any("double" in name for name in names)
+    assert {name for name in names if "ssd_hopper" in name} <= {"baton::ssd_hopper<64>", "baton::ssd_hopper<128>"}
+    assert all(kernel["arch"] == "sm_90a" for kernel in built if "ssd_hopper" in kernel["name"])
     found = listed(cache)
     assert {(k["name"], k["arch"]) for k in found} == {(k["name"], k["arch"]) for k in built}
     # A second time nothing is compiled: each reports the time of the first.
@@ -49,6 +54,14 @@ def test_build_list_and_clear(recipe, cache):
     assert f"{len(built)} kernels" in baton("kernels", "list", env=cache).stdout
     assert f"removed {len(built)} kernels" in baton("kernels", "clear", env=cache).stdout
     assert listed(cache) == []
+
+
+@pytest.mark.long
+def test_build_without_a_recipe_takes_every_kernel(recipe, cache):
+    model = {kernel["name"] for kernel in build(recipe, cache, "--arch", "sm_90a")}
+    every = {kernel["name"] for kernel in build(None, cache, "--arch", "sm_90a")}
+    assert model < every
+    assert {kernel["name"] for kernel in listed(cache)} == every
 
 
 def test_verify_removes_what_is_damaged(recipe, cache, tmp_path):
@@ -67,6 +80,7 @@ def test_verify_removes_what_is_damaged(recipe, cache, tmp_path):
 def test_bad_use_gets_one_line(recipe, cache):
     assert "sm_1" in refused("kernels", "build", recipe, "--arch", "sm_1", env=cache)
     assert '"../x"' in refused("kernels", "build", recipe, "--arch", "../x", env=cache)
+    assert "recipe" in refused("kernels", "build", "--arch", "sm_80", "--set", "a.b=1", env=cache)
     nowhere = {
         name: value
         for name, value in os.environ.items()

@@ -11,6 +11,7 @@ Sources of baton/ops that the finished build does not know are compiled into it 
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import shlex
 import subprocess
@@ -20,6 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EMULATOR = ROOT / "tests" / "emulator"
 ONLY_CUDA = {"launch", "library"}  # what the emulator puts in the place of
+
+
+def digest(path):
+    try:
+        return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def borrowed_flags(build, commands):
@@ -63,33 +71,41 @@ def build(build_folder, out):
                f'-DEMULATOR_COMMAND="{device_command(compiler, flags)}"']
     tree = pathlib.Path(commands[0]["directory"]).parent
     known = {pathlib.Path(entry["file"]) for entry in commands}
-    sources = [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
-               if source.stem not in ONLY_CUDA]
+    sources = []  # new schemas come first, since the emulated operators copy them when loaded
     for folder in ("baton/ops", "baton/ops/cpu"):
         sources += [source for source in sorted((ROOT / folder).glob("*.cpp"))
                     if not source.stem.endswith(("_test", "_bench"))
                     and tree / source.relative_to(ROOT) not in known]
+    sources += [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
+                if source.stem not in ONLY_CUDA]
     sources.append(EMULATOR / "compile.cpp")
-    headers = [*EMULATOR.rglob("*.h"), *(ROOT / "baton").rglob("*.h")]
-    common = hashlib.sha256(" ".join(command).encode())
-    for header in sorted(headers):
-        common.update(header.read_bytes())
 
     def compile_one(source):
-        key = common.copy()
-        key.update(str(source).encode())
-        key.update(source.read_bytes())
-        target = out / f"{source.stem}.{key.hexdigest()[:16]}.o"
-        if not target.exists():
-            own = target.with_suffix(".tmp")
-            words = command
-            if ROOT / "baton/ops/cuda" not in source.parents:  # registers as it stands
-                at = command.index("-include")
-                words = command[:at] + command[at + 2:]
-            done = subprocess.run([*words, "-o", own, "-c", source], capture_output=True, text=True)
-            if done.returncode != 0:
-                sys.exit(f"{source}:\n{done.stderr}")
-            own.rename(target)
+        """The object of a source; compiled again where it or what it includes has changed."""
+        words = command
+        if ROOT / "baton/ops/cuda" not in source.parents:  # registers as it stands
+            at = command.index("-include")
+            words = command[:at] + command[at + 2:]
+        words = [*words, "-c", source]
+        record = out / f"{source.relative_to(ROOT).as_posix().replace('/', '.')}.json"
+        if record.exists():
+            known_inputs = json.loads(record.read_text())
+            if known_inputs["words"] == list(map(str, words)) and all(
+                    digest(path) == value for path, value in known_inputs["files"].items()):
+                return pathlib.Path(known_inputs["object"])
+        own = out / f"{record.name}.{os.getpid()}"
+        done = subprocess.run([*words, "-MMD", "-MF", own.with_suffix(".d"), "-o", own],
+                              capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{source}:\n{done.stderr}")
+        listed = own.with_suffix(".d").read_text().replace("\\\n", " ").split()[1:]
+        files = {path: digest(path) for path in listed}
+        target = out / f"{source.stem}.{digest(own)[:16]}.o"
+        own.rename(target)
+        own.with_suffix(".d").unlink()
+        own.write_text(json.dumps(
+            {"words": list(map(str, words)), "files": files, "object": str(target)}))
+        own.rename(record)
         return target
 
     with ThreadPoolExecutor(2) as pool:

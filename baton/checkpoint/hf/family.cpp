@@ -103,6 +103,7 @@ const Family& family_of(const Json& config, const std::string& where) {
 
 model::ModelConfig read_model_config(const Family& family, const ConfigReader& reader) {
   model::ModelConfig config;
+  config.dtype = "fp32"; // of values on disk, whatever device they go to
   for (const ConfigKey& key : family.keys) {
     const auto older =
         std::find_if(key.older_names.begin(), key.older_names.end(), [&](const std::string& name) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // AdamW on the CPU: blocks of a fixed size over threads, each vectorised for the machine it runs
 // on.
+#include "baton/ops/adamw_update.h"
 #include "baton/ops/cpu/highway_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,20 +14,6 @@
 #ifndef BATON_OPS_CPU_ADAMW_SPAN
 #define BATON_OPS_CPU_ADAMW_SPAN
 namespace baton::ops {
-
-/// Factors of the update, computed in fp64 and rounded once to the working type.
-template <class T>
-struct AdamwFactors {
-  T grad_scale;
-  T keep; // 1 - lr * weight_decay
-  T beta1;
-  T rest1; // 1 - beta1
-  T beta2;
-  T rest2;           // 1 - beta2
-  T root_correction; // 1 / sqrt(1 - beta2^step)
-  T eps;
-  T step_size; // lr / (1 - beta1^step)
-};
 
 /// Values [0, count) of one parameter. T is the working type, P and G hold the parameter and the
 /// gradient: T itself, or uint16_t for the bits of bf16.
@@ -190,7 +177,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include <ATen/ATen.h>
@@ -260,67 +246,6 @@ void update(const AdamwTensors& tensors, const AdamwFactors<T>& factors) {
   });
 }
 
-void check_tensors(const AdamwTensors& tensors) {
-  const at::ScalarType dtype = tensors.parameter.scalar_type();
-  TORCH_CHECK(
-      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kBFloat16,
-      "adamw_: a parameter is fp64, fp32 or bf16, got ",
-      dtype);
-  const at::ScalarType working = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const at::ScalarType grad_dtype = tensors.grad.scalar_type();
-  TORCH_CHECK(
-      grad_dtype == dtype || grad_dtype == working,
-      "adamw_: the gradient must have the parameter's dtype ",
-      dtype,
-      " or ",
-      working,
-      ", got ",
-      grad_dtype);
-  for (const at::Tensor& kept : {tensors.exp_avg, tensors.exp_avg_sq, tensors.master}) {
-    TORCH_CHECK(
-        !kept.defined() || (kept.scalar_type() == working && kept.is_contiguous()),
-        "adamw_: moments and master must be contiguous ",
-        working,
-        ", got ",
-        kept.scalar_type(),
-        " with strides ",
-        kept.strides());
-  }
-  TORCH_CHECK(tensors.parameter.is_contiguous(), "adamw_: the parameter must be contiguous");
-  for (const at::Tensor& other :
-       {tensors.grad, tensors.exp_avg, tensors.exp_avg_sq, tensors.master}) {
-    TORCH_CHECK(
-        !other.defined() || other.sizes() == tensors.parameter.sizes(),
-        "adamw_: gradient, moments and master must have the parameter's shape: ",
-        other.sizes(),
-        " vs ",
-        tensors.parameter.sizes());
-  }
-}
-
-template <class T>
-AdamwFactors<T> make_factors(
-    double lr,
-    double beta1,
-    double beta2,
-    double eps,
-    double weight_decay,
-    std::int64_t step,
-    double grad_scale) {
-  const double correction1 = 1.0 - std::pow(beta1, static_cast<double>(step));
-  const double correction2 = 1.0 - std::pow(beta2, static_cast<double>(step));
-  return {
-      .grad_scale = static_cast<T>(grad_scale),
-      .keep = static_cast<T>(1.0 - lr * weight_decay),
-      .beta1 = static_cast<T>(beta1),
-      .rest1 = static_cast<T>(1.0 - beta1),
-      .beta2 = static_cast<T>(beta2),
-      .rest2 = static_cast<T>(1.0 - beta2),
-      .root_correction = static_cast<T>(1.0 / std::sqrt(correction2)),
-      .eps = static_cast<T>(eps),
-      .step_size = static_cast<T>(lr / correction1)};
-}
-
 void adamw_cpu(
     const at::Tensor& parameter,
     const at::Tensor& grad,
@@ -334,22 +259,15 @@ void adamw_cpu(
     double weight_decay,
     std::int64_t step,
     double grad_scale) {
-  TORCH_CHECK(step >= 1, "adamw_: steps count from 1, got ", step);
-  TORCH_CHECK(
-      beta1 >= 0.0 && beta1 < 1.0 && beta2 >= 0.0 && beta2 < 1.0,
-      "adamw_: beta1 and beta2 must be in [0, 1): ",
-      beta1,
-      ", ",
-      beta2);
+  const AdamwStep numbers{lr, beta1, beta2, eps, weight_decay, step, grad_scale};
+  check_adamw(parameter, grad, {exp_avg, exp_avg_sq, master});
   const AdamwTensors tensors{
       parameter, grad.contiguous(), exp_avg, exp_avg_sq, master.value_or(at::Tensor())};
-  check_tensors(tensors);
   if (parameter.scalar_type() == at::kDouble) {
-    update<double, double, double>(
-        tensors, make_factors<double>(lr, beta1, beta2, eps, weight_decay, step, grad_scale));
+    update<double, double, double>(tensors, adamw_factors<double>(numbers));
     return;
   }
-  const auto factors = make_factors<float>(lr, beta1, beta2, eps, weight_decay, step, grad_scale);
+  const auto factors = adamw_factors<float>(numbers);
   if (parameter.scalar_type() == at::kFloat) {
     update<float, float, float>(tensors, factors);
   } else if (tensors.grad.scalar_type() == at::kFloat) {

@@ -38,7 +38,8 @@ std::vector<Span> make_spans(
     const at::Tensor& q_THP,
     const at::Tensor& k_THP,
     const at::Tensor& starts_q_B1,
-    const at::Tensor& starts_k_B1) {
+    const at::Tensor& starts_k_B1,
+    const LongestSequences& longest) {
   const std::vector<std::int64_t> starts_q = checked_starts(starts_q_B1, q_THP.size(0));
   const std::vector<std::int64_t> starts_k = checked_starts(starts_k_B1, k_THP.size(0));
   std::vector<Span> spans;
@@ -48,6 +49,19 @@ std::vector<Span> make_spans(
     TORCH_CHECK(
         span.num_q <= span.num_k,
         "a sequence must not have more queries than keys: sequence ",
+        b,
+        " has ",
+        span.num_q,
+        " and ",
+        span.num_k);
+    TORCH_CHECK(
+        (longest.queries <= 0 || span.num_q <= longest.queries) &&
+            (longest.keys <= 0 || span.num_k <= longest.keys),
+        "no sequence may have more than ",
+        longest.queries,
+        " queries and ",
+        longest.keys,
+        " keys: sequence ",
         b,
         " has ",
         span.num_q,
@@ -112,12 +126,15 @@ std::tuple<at::Tensor, at::Tensor> attention(
     const at::Tensor& v_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale) {
+    double scale,
+    std::int64_t longest_q,
+    std::int64_t longest_k) {
   check_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1);
   const at::Tensor q = with_contiguous_channels(q_THP);
   const at::Tensor k = with_contiguous_channels(k_THP);
   const at::Tensor v = with_contiguous_channels(v_THP);
-  const std::vector<Span> spans = make_spans(q, k, starts_q_B1, starts_k_B1);
+  const std::vector<Span> spans =
+      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k});
   const at::ScalarType dtype = at::toOpMathType(q.scalar_type());
   const Masks masks(spans, q.options().dtype(dtype));
   const std::int64_t num_heads = q.size(1);
@@ -152,13 +169,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& log_sum_exp_HT,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    double scale) {
+    double scale,
+    std::int64_t longest_q,
+    std::int64_t longest_k) {
   const at::Tensor dout = with_contiguous_channels(dout_THP);
   const at::Tensor q = with_contiguous_channels(q_THP);
   const at::Tensor k = with_contiguous_channels(k_THP);
   const at::Tensor v = with_contiguous_channels(v_THP);
   const at::Tensor out = with_contiguous_channels(out_THP);
-  const std::vector<Span> spans = make_spans(q, k, starts_q_B1, starts_k_B1);
+  const std::vector<Span> spans =
+      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k});
   const at::ScalarType dtype = at::toOpMathType(q.scalar_type());
   const Masks masks(spans, q.options().dtype(dtype));
   const std::int64_t num_key_heads = k.size(1);

@@ -5,6 +5,7 @@
 #include "baton/ops/cpu/ssd_gradients.h"
 #include "baton/ops/cpu/ssd_sweep.h"
 #include "baton/ops/cpu/tile_product.h"
+#include "baton/ops/ssd_gradient_checks.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -130,26 +131,7 @@ Gradients8 ssd_backward_cpu(
       x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
-  TORCH_CHECK(
-      dy.sizes() == x.sizes() && dy.scalar_type() == x.scalar_type(),
-      "dy must be like x: ",
-      dy.scalar_type(),
-      " ",
-      dy.sizes(),
-      " vs ",
-      x.scalar_type(),
-      " ",
-      x.sizes());
-  if (dfinal_states.has_value()) {
-    TORCH_CHECK(
-        dfinal_states->dim() == 4 && dfinal_states->size(0) == sizes.B,
-        "dfinal_states must have one state a sequence: ",
-        dfinal_states->sizes(),
-        " for ",
-        sizes.B,
-        " sequences");
-    check_ssd_states(*dfinal_states, false, sizes, ssd_state_dtype(x));
-  }
+  check_ssd_gradients(dy, dfinal_states, x, sizes);
   if (x.scalar_type() == at::kDouble) {
     return run_backward<double, double>(dy, dfinal_states, inputs, start, sizes);
   }

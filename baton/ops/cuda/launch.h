@@ -2,6 +2,8 @@
 // Launching a kernel for tensors of one device.
 #pragma once
 
+#include <string>
+
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -22,6 +24,9 @@ class Launcher {
       const Arguments&... arguments) const {
     jit::kernel_store().get(spec).launch(shape, stream_, arguments...);
   }
+
+  /// The architecture that kernels are compiled for: "sm_80", "sm_90a".
+  std::string arch() const { return jit::current_arch(); }
 
  private:
   c10::DeviceGuard guard_;

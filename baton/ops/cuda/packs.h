@@ -8,6 +8,9 @@
 
 namespace baton::ops::cuda {
 
+/// Whether the first `pack` values of a dense tensor can be read together.
+bool begins_a_pack(const at::Tensor& tensor, std::int64_t pack);
+
 /// Whether `pack` neighbours of each row of rows_TD can be read together: rows that begin on, and
 /// lie apart by, whole packs, of a whole number of packs each.
 bool packs_fit(const at::Tensor& rows_TD, std::int64_t pack);

@@ -37,6 +37,17 @@ __device__ void store_pack(const Pack<T, kCount>& pack, T* to) {
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }
 
+/// As values of T.
+template <typename T, typename S, int kCount>
+__device__ Pack<T, kCount> rounded(const S (&values)[kCount]) {
+  Pack<T, kCount> pack;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    pack.values[i] = static_cast<T>(values[i]);
+  }
+  return pack;
+}
+
 /// The sums of kCount values over the block, for every thread; added in the same order each time.
 /// All threads of the block call it.
 template <int kCount, typename S>

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA operators: on a GPU where there is one, else on the emulator (tests/emulator)."""
+"""The CUDA operators: on a GPU where there is one, else on the emulator (tests/emulator).
 
+BATON_REQUIRE_GPU=1 ends a run that would have to emulate. BATON_SMALL_TESTS=n is for tools that slow
+a GPU down: sizes as for the emulator, and n cases of each test.
+"""
+
+import collections
 import importlib.util
 import os
 import pathlib
@@ -10,6 +15,34 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("BATON_BUILD", ROOT / "build"))
+SMALL_TESTS = int(os.environ.get("BATON_SMALL_TESTS", 0))
+ON_GPU = torch.cuda.is_available()
+
+
+def pytest_configure():
+    if os.environ.get("BATON_REQUIRE_GPU") and not ON_GPU:
+        pytest.exit("no GPU, and BATON_REQUIRE_GPU forbids to emulate one", returncode=2)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Emulated, the tests are those of minutes. BATON_SMALL_TESTS keeps so many cases of each test,
+    spread over all of them."""
+    mine = [item for item in items if pathlib.Path(__file__).parent in item.path.parents]
+    if not ON_GPU:
+        for item in mine:
+            item.add_marker(pytest.mark.long)
+    if not SMALL_TESTS:
+        return
+    tests = collections.defaultdict(list)
+    for item in mine:
+        tests[item.path, item.originalname].append(item)
+    kept = set()
+    for cases in tests.values():
+        count = min(SMALL_TESTS, len(cases))
+        kept.update(cases[i * len(cases) // count] for i in range(count))
+    dropped = [item for item in mine if item not in kept]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
 
 
 def emulated_library():
@@ -21,8 +54,8 @@ def emulated_library():
 
 @pytest.fixture(scope="session")
 def emulated():
-    """Whether there is no GPU, so that sizes had better be small."""
-    return not torch.cuda.is_available()
+    """Whether kernels run slowly, on the emulator or under a tool, so that sizes should be small."""
+    return not ON_GPU or SMALL_TESTS > 0
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +67,14 @@ def judge():
 
 
 @pytest.fixture(scope="session")
-def ops(judge, emulated):
+def ops(judge):
     """The operators that are tested."""
-    if not emulated:
+    if ON_GPU:
         return judge
     torch.ops.load_library(str(emulated_library()))
     return torch.ops.baton_emulated
 
 
 @pytest.fixture(scope="session")
-def device(emulated):
-    return "cpu" if emulated else "cuda"
+def device():
+    return "cuda" if ON_GPU else "cpu"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <string>
 #include <type_traits>
 
 #include <ATen/core/Tensor.h>
@@ -56,6 +57,9 @@ class Launcher {
         given.data(),
         sizeof...(Arguments));
   }
+
+  /// No kernel that wants a certain architecture runs here.
+  std::string arch() const { return "emulated"; }
 };
 
 } // namespace baton::ops::cuda

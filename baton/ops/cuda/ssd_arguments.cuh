@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels of the scan take, as their host code fills it in.
+#pragma once
+
+namespace baton {
+
+/// Tokens of a chunk, counted from its sequence's start: what states are kept for.
+constexpr int kSsdChunk = 64;
+
+/// Sizes, and where sequences begin. The stream is cut into segments of segment_tokens (a multiple
+/// of kSsdChunk, counted from a sequence's start; more than T where a sequence is one segment). The
+/// segments of sequence b begin at number starts[b] / segment_tokens + b, and its chunks at number
+/// starts[b] / kSsdChunk + b: no two share a number, some numbers are unused, and there are
+/// T / segment_tokens + B and T / kSsdChunk + B of them.
+struct SsdLayout {
+  const int* starts; ///< [sequences + 1]
+  long long segment_tokens;
+  int sequences;
+  int heads;
+  int head_dim;
+  int groups;
+  int state_dim;
+};
+
+/// Rows of an input, one a token, each of them dense.
+struct SsdRows {
+  const void* data;
+  long long stride; ///< values between tokens
+  bool packed;      ///< base, stride and innermost size are multiples of 16 bytes
+};
+
+/// What time steps are made of.
+struct SsdTimeInputs {
+  const void* dt; ///< [T, H], fp32 or bf16
+  long long token_stride;
+  long long head_stride;
+  const float* A_H;
+  const float* bias_H; ///< null: none
+  float min;
+  float max;
+  bool dt_is_fp32;
+  bool softplus;
+};
+
+/// States [count, H, P, N] in slots that lie `stride` values apart.
+struct SsdStates {
+  const float* data; ///< null: all zero
+  const int* slots;  ///< which to take, -1 for zero; null: the first the first
+  long long stride;
+  int count;
+  bool packed; ///< base, stride and N are multiples of 16 bytes
+};
+
+/// Operands of a sweep: x and B forwards, dy and C backwards, and the states to start from.
+struct SsdSweepInputs {
+  SsdRows values;
+  SsdRows keys;
+  SsdStates incoming; ///< one a segment
+};
+
+/// What a sweep leaves; null where it is not wanted.
+struct SsdSweepOutputs {
+  void* chunk_states; ///< [chunks, H, P, N] in the inputs' dtype: what comes into each chunk
+  float* states;      ///< [segments, H, P, N]: what leaves each segment
+  float* log_decays;  ///< [segments, H]
+};
+
+/// D of head h and channel p is data[h * head_stride + p * channel_stride].
+struct SsdSkipInputs {
+  const float* data; ///< null: none
+  long long head_stride;
+  long long channel_stride; ///< 0 where D has one value a head
+};
+
+/// Operands of the scan.
+struct SsdForwardInputs {
+  SsdRows x;
+  SsdRows B;
+  SsdRows C;
+  SsdSkipInputs D;
+  SsdStates incoming; ///< one a segment
+};
+
+} // namespace baton

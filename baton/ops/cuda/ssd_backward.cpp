@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backward scan on a GPU: a sweep forwards leaves the states that come into the chunks, a sweep
+// backwards the gradients of those that leave them; then all chunks give their gradients in
+// parallel.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "baton/ops/cuda/launch.h"
+#include "baton/ops/cuda/ssd_gradient_arguments.cuh"
+#include "baton/ops/cuda/ssd_plan.h"
+#include "baton/ops/cuda/ssd_sweep.h"
+#include "baton/ops/cuda_kernels_ssd_backward.h"
+#include "baton/ops/ssd_gradient_checks.h"
+
+namespace baton::ops::cuda {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Gradients8 = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+constexpr std::int64_t kMostBlocks = 65535; // along the second side of a grid
+
+// Blocks that fill any device several times over; heads of a block below which a partial sum in
+// memory costs too much; blocks that are wanted even so.
+constexpr std::int64_t kManyBlocks = 512;
+constexpr std::int64_t kFewHeads = 8;
+constexpr std::int64_t kFewBlocks = 128;
+
+std::int64_t pieces(std::int64_t size, std::int64_t piece) {
+  return (size + piece - 1) / piece;
+}
+
+Tensor like(const Tensor& tensor) {
+  return at::empty(tensor.sizes(), tensor.options());
+}
+
+/// One call's inputs, in the form in which kernels read them.
+struct Operands {
+  SsdPlan plan;
+  SsdTokens dy, x, keys, queries;
+  SsdTime time;
+  SsdSkip skip;
+  SsdSource start, end;
+
+  const SsdSizes& sizes() const { return plan.sizes; }
+  std::int64_t passes() const { return pieces(plan.sizes.P, kSsdGradientColumns); }
+  bool skip_per_channel() const { return skip.owner.defined() && skip.owner.dim() == 2; }
+};
+
+/// What is made in fp32 is cast to its input's dtype at the end.
+struct Gradients {
+  Tensor dx, ddt, dB, dC;
+  Tensor dA, dbias, dD; ///< fp32; dD may be empty
+};
+
+void launch(
+    const Launcher& launcher,
+    const SsdKernel& kernel,
+    std::array<std::int64_t, 3> grid,
+    const auto&... arguments) {
+  launcher.launch(
+      kernel.spec,
+      {.grid =
+           {static_cast<unsigned>(grid[0]),
+            static_cast<unsigned>(grid[1]),
+            static_cast<unsigned>(grid[2])},
+       .block = {kernel.threads, 1, 1},
+       .shared_bytes = kernel.shared_bytes},
+      arguments...);
+}
+
+/// How many blocks share the heads of a group, from shapes alone.
+std::int64_t choose_parts(const SsdPlan& plan) {
+  const std::int64_t heads = plan.sizes.heads_per_group();
+  const std::int64_t blocks = plan.chunks() * plan.sizes.G;
+  const std::int64_t parts = std::clamp<std::int64_t>(
+      pieces(kManyBlocks, blocks), 1, std::max<std::int64_t>(1, heads / kFewHeads));
+  return std::max(parts, std::min(heads, pieces(kFewBlocks, blocks)));
+}
+
+void add_parts(const Launcher& launcher, const Tensor& parts, const Tensor& out) {
+  if (out.numel() > 0) {
+    const SsdKernel kernel = ssd_add_parts_kernel(out.scalar_type());
+    launch(
+        launcher,
+        kernel,
+        {pieces(out.numel(), kernel.threads), 1, 1},
+        parts.const_data_ptr<float>(),
+        out.mutable_data_ptr(),
+        static_cast<long long>(out.numel()),
+        static_cast<int>(parts.size(0)));
+  }
+}
+
+/// Fills dx, dB and dC, and returns the sums per token [chunks, H, passes, owners, sums, 64].
+Tensor chunk_gradients(
+    const Launcher& launcher,
+    const Operands& operands,
+    const Tensor& states,
+    const Tensor& dstates,
+    const Gradients& gradients) {
+  const SsdPlan& plan = operands.plan;
+  const auto [T, H, P, G, N, B] = plan.sizes;
+  const SsdGradientKernel kernel = ssd_gradient_kernel(plan.dtype, N);
+  const std::int64_t parts = choose_parts(plan);
+  TORCH_CHECK(
+      G * parts <= kMostBlocks,
+      "the scan on a GPU takes at most ",
+      kMostBlocks,
+      " groups, got ",
+      G);
+  const auto sum_of = [&](const Tensor& gradient) {
+    return parts == 1 ? gradient : at::empty({parts, T, G, N}, plan.state_options);
+  };
+  const Tensor dB = sum_of(gradients.dB);
+  const Tensor dC = sum_of(gradients.dC);
+  const Tensor token_sums = at::empty(
+      {plan.chunks(), H, operands.passes(), kernel.owners, std::int64_t{kTokenSums}, kSsdChunk},
+      plan.state_options);
+  launch(
+      launcher,
+      kernel.kernel,
+      {plan.chunks(), G * parts, kernel.owners},
+      plan.layout(),
+      operands.time.inputs,
+      SsdGradientInputs{
+          operands.dy.rows,
+          operands.x.rows,
+          operands.keys.rows,
+          operands.queries.rows,
+          states.const_data_ptr(),
+          dstates.const_data_ptr(),
+          N % widest_pack(plan.dtype) == 0,
+          operands.skip.inputs},
+      SsdGradientOutputs{
+          gradients.dx.mutable_data_ptr(),
+          dB.mutable_data_ptr(),
+          dC.mutable_data_ptr(),
+          T,
+          static_cast<int>(parts),
+          static_cast<int>(kernel.owners),
+          token_sums.mutable_data_ptr<float>()});
+  if (parts > 1) {
+    add_parts(launcher, dB, gradients.dB);
+    add_parts(launcher, dC, gradients.dC);
+  }
+  return token_sums;
+}
+
+/// Fills ddt, dA, dbias and dD.
+void time_gradients(
+    const Launcher& launcher,
+    const Operands& operands,
+    const Tensor& token_sums,
+    const Gradients& gradients) {
+  const SsdPlan& plan = operands.plan;
+  const std::int64_t H = plan.sizes.H;
+  const int D_columns = static_cast<int>(gradients.dD.numel());
+  const Tensor chunk_sums = at::empty({plan.chunks(), 2 * H + D_columns}, plan.state_options);
+  launch(
+      launcher,
+      ssd_token_gradients_kernel(),
+      {plan.chunks(), pieces(H, kSsdTokenHeads), 1},
+      plan.layout(),
+      operands.time.inputs,
+      token_sums.const_data_ptr<float>(),
+      static_cast<int>(token_sums.size(3)),
+      SsdTimeGradients{
+          gradients.ddt.mutable_data_ptr(),
+          chunk_sums.mutable_data_ptr<float>(),
+          D_columns,
+          operands.skip_per_channel()});
+  launch(
+      launcher,
+      ssd_sum_chunks_kernel(),
+      {pieces(chunk_sums.size(1), kWarpThreads), 1, 1},
+      chunk_sums.const_data_ptr<float>(),
+      static_cast<long long>(chunk_sums.size(0)),
+      static_cast<int>(H),
+      D_columns,
+      gradients.dA.mutable_data_ptr<float>(),
+      gradients.dbias.mutable_data_ptr<float>(),
+      gradients.dD.mutable_data_ptr<float>());
+}
+
+/// The gradients of the states before the sequences, added up in the slots they came from.
+Tensor
+add_to_slots(const Launcher& launcher, const Operands& operands, const Tensor& of_sequences) {
+  const SsdSource& start = operands.start;
+  if (!start.slots_owner.defined()) {
+    return of_sequences;
+  }
+  const Tensor gradient = at::empty(start.owner.sizes(), of_sequences.options());
+  const std::int64_t size = gradient.numel() / std::max<std::int64_t>(1, gradient.size(0));
+  const SsdKernel kernel = ssd_add_to_slots_kernel();
+  for (std::int64_t first = 0; first < gradient.size(0); first += kMostBlocks) {
+    launch(
+        launcher,
+        kernel,
+        {pieces(size, kernel.threads), std::min(kMostBlocks, gradient.size(0) - first), 1},
+        of_sequences.const_data_ptr<float>(),
+        start.states.slots,
+        static_cast<int>(operands.sizes().B),
+        static_cast<int>(first),
+        static_cast<long long>(size),
+        gradient.mutable_data_ptr<float>());
+  }
+  return gradient;
+}
+
+/// Fills `gradients` and returns that of the initial states, if there are any. There is at least
+/// one sequence.
+Tensor run_backward(const Operands& operands, const Gradients& gradients) {
+  const Launcher launcher(operands.x.owner);
+  const auto& [plan, dy, x, keys, queries, time, skip, start, end] = operands;
+  const Tensor states =
+      sweep_keeping_chunks(launcher, plan, {SsdDirection::kForward, x, keys, time, start})
+          .chunk_states_KHPN;
+  const SsdSweepOutput reverse =
+      sweep_keeping_chunks(launcher, plan, {SsdDirection::kReverse, dy, queries, time, end});
+  const Tensor token_sums =
+      chunk_gradients(launcher, operands, states, reverse.chunk_states_KHPN, gradients);
+  time_gradients(launcher, operands, token_sums, gradients);
+  return start.owner.defined() ? add_to_slots(launcher, operands, reverse.states_BHPN) : Tensor();
+}
+
+Gradients8 ssd_backward_cuda(
+    const Tensor& dy,
+    const OptionalTensor& dfinal_states,
+    const Tensor& x,
+    const Tensor& dt,
+    const Tensor& A,
+    const Tensor& B,
+    const Tensor& C,
+    const Tensor& starts,
+    const OptionalTensor& D,
+    const OptionalTensor& dt_bias,
+    const OptionalTensor& initial_states,
+    const OptionalTensor& initial_slots,
+    bool dt_softplus,
+    double dt_min,
+    std::optional<double> dt_max) {
+  const SsdTimeStep time_step{dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)};
+  const SsdSizes sizes =
+      checked_ssd_inputs({x, dt, A, B, C, starts, D, time_step}, {initial_states, initial_slots});
+  check_ssd_gradients(dy, dfinal_states, x, sizes);
+  const auto source = [](const OptionalTensor& states, const OptionalTensor& slots) {
+    return states.has_value() ? SsdSource(*states, slots) : SsdSource();
+  };
+  const Operands operands{
+      SsdPlan(x, starts, sizes),
+      SsdTokens(dy),
+      SsdTokens(x),
+      SsdTokens(B),
+      SsdTokens(C),
+      SsdTime(dt, A, time_step),
+      SsdSkip(D),
+      source(initial_states, initial_slots),
+      source(dfinal_states, std::nullopt)};
+  const at::TensorOptions& fp32 = operands.plan.state_options;
+  const Tensor none = at::empty({0}, fp32);
+  const Gradients gradients{
+      like(x),
+      like(operands.time.dt),
+      like(B),
+      like(C),
+      at::zeros({sizes.H}, fp32),
+      at::zeros({sizes.H}, fp32),
+      D.has_value() ? at::zeros(D->sizes(), fp32) : none};
+  Tensor dinitial;
+  if (sizes.B > 0) {
+    dinitial = run_backward(operands, gradients);
+  } else if (initial_states.has_value()) {
+    dinitial = at::zeros(initial_states->sizes(), fp32);
+  }
+  const auto if_given = [&](const OptionalTensor& tensor, const Tensor& gradient) {
+    return tensor.has_value() ? gradient.to(tensor->scalar_type()) : at::empty({0}, x.options());
+  };
+  return {
+      gradients.dx,
+      gradients.ddt.to(dt.scalar_type()),
+      gradients.dA.to(A.scalar_type()),
+      gradients.dB,
+      gradients.dC,
+      if_given(D, gradients.dD),
+      if_given(dt_bias, gradients.dbias),
+      if_given(initial_states, dinitial)};
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(baton, CUDA, library) {
+  library.impl("ssd_backward", &ssd_backward_cuda);
+}
+
+} // namespace baton::ops::cuda

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cuda/ssd_sweep.h"
+
+#include <ATen/ATen.h>
+
+namespace baton::ops::cuda {
+namespace {
+
+void launch_sweep(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdWalk& walk,
+    const SsdSource& incoming,
+    const SsdSweepOutputs& outputs) {
+  const SsdKernel kernel =
+      ssd_sweep_kernel(plan.dtype, plan.tile, walk.direction == SsdDirection::kReverse);
+  launcher.launch(
+      kernel.spec,
+      {.grid = {plan.blocks(), 1, 1},
+       .block = {kernel.threads, 1, 1},
+       .shared_bytes = kernel.shared_bytes},
+      plan.layout(),
+      walk.time.inputs,
+      SsdSweepInputs{walk.values.rows, walk.keys.rows, incoming.states},
+      outputs);
+}
+
+at::Tensor empty_states(const SsdPlan& plan, std::int64_t count) {
+  return at::empty({count, plan.sizes.H, plan.sizes.P, plan.sizes.N}, plan.state_options);
+}
+
+at::Tensor empty_decays(const SsdPlan& plan, std::int64_t count) {
+  return at::empty({count, plan.sizes.H}, plan.state_options);
+}
+
+SsdSweepOutput sweep_into(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdWalk& walk,
+    const at::Tensor& chunk_states) {
+  void* chunks = chunk_states.defined() ? chunk_states.mutable_data_ptr() : nullptr;
+  if (plan.cut()) {
+    const SsdSegments segments = enter_segments(launcher, plan, walk);
+    if (chunks != nullptr) {
+      const SsdSource entering(segments.entering_states);
+      launch_sweep(launcher, plan, walk, entering, {chunks, nullptr, nullptr});
+    }
+    return {segments.states_BHPN, segments.log_decay_BH, chunk_states};
+  }
+  const at::Tensor states = empty_states(plan, plan.sizes.B);
+  const at::Tensor decays = empty_decays(plan, plan.sizes.B);
+  if (plan.sizes.B > 0) {
+    launch_sweep(
+        launcher,
+        plan,
+        walk,
+        walk.start,
+        {chunks, states.mutable_data_ptr<float>(), decays.mutable_data_ptr<float>()});
+  }
+  return {states, decays, chunk_states};
+}
+
+} // namespace
+
+SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const SsdWalk& walk) {
+  const at::Tensor entering = empty_states(plan, plan.segments());
+  const at::Tensor decays = empty_decays(plan, plan.segments());
+  const at::Tensor states = empty_states(plan, plan.sizes.B);
+  const at::Tensor log_decay = empty_decays(plan, plan.sizes.B);
+  launch_sweep(
+      launcher,
+      plan,
+      walk,
+      SsdSource(),
+      {nullptr, entering.mutable_data_ptr<float>(), decays.mutable_data_ptr<float>()});
+  const SsdKernel kernel = ssd_combine_kernel(walk.direction == SsdDirection::kReverse);
+  const std::int64_t elements = plan.sizes.H * plan.sizes.P * plan.sizes.N;
+  launcher.launch(
+      kernel.spec,
+      {.grid =
+           {static_cast<unsigned>((elements + kernel.threads - 1) / kernel.threads),
+            static_cast<unsigned>(plan.sizes.B),
+            1},
+       .block = {kernel.threads, 1, 1}},
+      plan.layout(),
+      walk.start.states,
+      entering.mutable_data_ptr<float>(),
+      decays.const_data_ptr<float>(),
+      states.mutable_data_ptr<float>(),
+      log_decay.mutable_data_ptr<float>());
+  return {entering, states, log_decay};
+}
+
+SsdSweepOutput sweep(const Launcher& launcher, const SsdPlan& plan, const SsdWalk& walk) {
+  return sweep_into(launcher, plan, walk, at::Tensor());
+}
+
+SsdSweepOutput
+sweep_keeping_chunks(const Launcher& launcher, const SsdPlan& plan, const SsdWalk& walk) {
+  const auto [T, H, P, G, N, B] = plan.sizes;
+  return sweep_into(
+      launcher,
+      plan,
+      walk,
+      at::empty({plan.chunks(), H, P, N}, plan.state_options.dtype(plan.dtype)));
+}
+
+} // namespace baton::ops::cuda

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Walks over segments that keep nothing but the state. Forwards, with h the state of a head:
+//   h <- exp(l_last) h + sum_j dt_j exp(l_last - l_j) x_j B_j^T
+// and backwards, with g the gradient of the state:
+//   g <- exp(l_last) g + sum_i exp(l_i) dy_i C_i^T
+// where l_i is the sum of dt A over the tokens of a step up to i (Dao and Gu, "Transformers are
+// SSMs", 2024, section 6).
+#include "baton/ops/cuda/shared_memory.cuh"
+#include "baton/ops/cuda/ssd_chunks.cuh"
+#include "baton/ops/cuda/tile_product.cuh"
+
+namespace baton {
+
+/// Steps whose rows are in shared memory or on their way.
+constexpr int kSsdSweepStages = 3;
+
+/// What a block of ssd_sweep works on: kP channels of a head in a segment. Each of its warps holds
+/// 16 channels of the state times half of the padded state dim kN.
+template <typename T, int kP, int kN, bool kReverse>
+struct SsdSweepBlock {
+  static constexpr int kQ = kSsdStep<T>;
+  static constexpr int kThreads = kP / 16 * 2 * kWarpThreads;
+  static constexpr int kStepsOfChunk = kSsdChunk / kQ;
+  static constexpr int kStage = Tile<T, kP>::size(kQ) + Tile<T, kN>::size(kQ);
+
+  const SsdLayout& layout;
+  const SsdTimeInputs& time;
+  const SsdSweepInputs& in;
+  SsdSegment segment;
+  int number; ///< of the segment
+  int head;
+  int channel; ///< first of the block's, within the head
+  T* tiles;    ///< shared memory: rows of kSsdSweepStages steps
+  SsdTimes<kQ>* times;
+
+  __device__ int steps() const { return (segment.tokens + kQ - 1) / kQ; }
+  /// Which part of the segment step i of the walk takes.
+  __device__ int part(int i) const { return kReverse ? steps() - 1 - i : i; }
+  __device__ int tokens_from(int i) const { return segment.tokens - part(i) * kQ; }
+  /// Whether the state comes into a chunk with step i.
+  __device__ bool enters_chunk(int i) const {
+    return kReverse ? part(i) % kStepsOfChunk == kStepsOfChunk - 1 || i == 0
+                    : part(i) % kStepsOfChunk == 0;
+  }
+
+  __device__ Tile<T, kP> values(int i) const { return {tiles + i % kSsdSweepStages * kStage}; }
+  __device__ Tile<T, kN> keys(int i) const { return {values(i).data + Tile<T, kP>::size(kQ)}; }
+
+  /// Starts copying the rows of a step, if there is such a step. All threads call it.
+  __device__ void load(int i) const {
+    if (i < steps()) {
+      const long long token = segment.first + part(i) * kQ;
+      const int tokens = min(kQ, tokens_from(i));
+      const int group = head / (layout.heads / layout.groups);
+      const long long key = static_cast<long long>(group) * layout.state_dim;
+      const long long value = static_cast<long long>(head) * layout.head_dim + channel;
+      load_tokens<kQ, kThreads>(
+          values(i), in.values, token, tokens, value, layout.head_dim - channel);
+      load_tokens<kQ, kThreads>(keys(i), in.keys, token, tokens, key, layout.state_dim);
+    }
+    commit_copies();
+  }
+
+  __device__ SsdRawSteps<kQ> read_raw(int i) const {
+    return read_steps<kQ>(
+        time, head, segment.first + part(i) * kQ, i < steps() ? tokens_from(i) : 0);
+  }
+  __device__ void write_step(int i, const SsdRawSteps<kQ>& raw) const {
+    if (i < steps()) {
+      write_times(times[i % 2], time, head, raw, tokens_from(i));
+    }
+  }
+};
+
+/// The walk of a warp over a block's segment.
+template <typename T, int kP, int kN, bool kReverse>
+__device__ void walk_states(
+    const SsdSweepBlock<T, kP, kN, kReverse>& block,
+    const SsdSweepOutputs& out) {
+  constexpr int kQ = kSsdStep<T>;
+  const SsdLayout& layout = block.layout;
+  const int warp = warp_index();
+  const bool keeps_time = warp == 0;
+  const int channel = block.channel + warp / 2 * 16;
+  const int column = warp % 2 * (kN / 2);
+  SsdRawSteps<kQ> raw;
+#pragma unroll
+  for (int i = 0; i < kSsdSweepStages - 1; ++i) {
+    block.load(i);
+  }
+  if (keeps_time) {
+    block.write_step(0, block.read_raw(0));
+    raw = block.read_raw(1);
+  }
+  WarpSums<16, kN / 2> state =
+      load_state<16, kN / 2>(block.in.incoming, layout, block.number, block.head, channel, column);
+  double log_decay = 0;
+  for (int i = 0; i < block.steps(); ++i) {
+    const SsdTimes<kQ>& times = block.times[i % 2];
+    wait_for_copies<kSsdSweepStages - 2>();
+    __syncthreads(); // step i has come and is timed, step i - 1 is done with
+    block.load(i + kSsdSweepStages - 1);
+    if (keeps_time) {
+      log_decay += times.log_decay;
+      block.write_step(i + 1, raw);
+      raw = block.read_raw(i + 2);
+    }
+    if (out.chunk_states != nullptr && block.enters_chunk(i)) {
+      T* chunks = static_cast<T*>(out.chunk_states);
+      const long long chunk = block.segment.chunk + block.part(i) / block.kStepsOfChunk;
+      store_state(state, chunks, layout, chunk, block.head, channel, column);
+    }
+    Held<T, 16, kQ> scaled;
+    scaled.load_transposed(block.values(i), 0, warp / 2 * 16);
+    scaled.scale_columns(kReverse ? times.from_start : times.input);
+    state.scale(times.decay);
+    multiply<kQ>(state, left(scaled), right(block.keys(i), 0, column));
+  }
+  if (out.log_decays != nullptr && threadIdx.x == 0 && block.channel == 0) {
+    out.log_decays[static_cast<long long>(block.number) * layout.heads + block.head] =
+        static_cast<float>(log_decay);
+  }
+  if (out.states != nullptr) {
+    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  }
+}
+
+/// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile.
+template <typename T, int kP, int kN, bool kReverse>
+__global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && kN <= 128 ? 2 : 1)
+    ssd_sweep(SsdLayout layout, SsdTimeInputs time, SsdSweepInputs in, SsdSweepOutputs out) {
+  using Block = SsdSweepBlock<T, kP, kN, kReverse>;
+  __shared__ SsdTimes<Block::kQ> times[2];
+  const int tiles = (layout.head_dim + kP - 1) / kP;
+  const int number = blockIdx.x / tiles / layout.heads;
+  const Block block{
+      layout,
+      time,
+      in,
+      find_segment(layout, number),
+      number,
+      static_cast<int>(blockIdx.x / tiles % layout.heads),
+      static_cast<int>(blockIdx.x % tiles) * kP,
+      reinterpret_cast<T*>(dynamic_shared()),
+      times};
+  if (block.segment.exists) {
+    walk_states(block, out);
+  }
+}
+
+constexpr int kSsdCombineThreads = 256;
+
+/// states and log_decays: what the segments do to a state that passes through them (see
+/// SsdSweepOutputs). Replaces each segment's state by the one that comes into it, and leaves the
+/// state and the log decay of each sequence. kReverse walks from the last segment of a sequence to
+/// the first. One thread an element of [H, P, N], a row of blocks a sequence.
+template <bool kReverse>
+__global__ void __launch_bounds__(kSsdCombineThreads) ssd_combine(
+    SsdLayout layout,
+    SsdStates incoming,
+    float* states,
+    const float* log_decays,
+    float* final_states,
+    float* final_log_decays) {
+  const int per_head = layout.head_dim * layout.state_dim;
+  const long long size = static_cast<long long>(layout.heads) * per_head;
+  const long long element = static_cast<long long>(blockIdx.x) * kSsdCombineThreads + threadIdx.x;
+  if (element >= size) {
+    return;
+  }
+  const int b = blockIdx.y;
+  const int head = static_cast<int>(element / per_head);
+  const long long first = layout.starts[b] / layout.segment_tokens + b;
+  const long long tokens = layout.starts[b + 1] - layout.starts[b];
+  const int segments =
+      static_cast<int>((tokens + layout.segment_tokens - 1) / layout.segment_tokens);
+  const int slot =
+      incoming.data == nullptr ? -1 : (incoming.slots == nullptr ? b : incoming.slots[b]);
+  float carried =
+      slot < 0 || slot >= incoming.count ? 0.0f : incoming.data[slot * incoming.stride + element];
+  double log_decay = 0;
+  for (int i = 0; i < segments; ++i) {
+    const long long segment = first + (kReverse ? segments - 1 - i : i);
+    const float own_decay = log_decays[segment * layout.heads + head];
+    float* own = states + segment * size + element;
+    const float added = *own;
+    *own = carried;
+    carried = fmaf(expf(own_decay), carried, added);
+    log_decay += static_cast<double>(own_decay);
+  }
+  if (final_states != nullptr) {
+    final_states[b * size + element] = carried;
+  }
+  if (final_log_decays != nullptr && element % per_head == 0) {
+    final_log_decays[static_cast<long long>(b) * layout.heads + head] =
+        static_cast<float>(log_decay);
+  }
+}
+
+} // namespace baton

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cuda_kernels_ssd.h"
+
+#include <string>
+
+#include <c10/util/Exception.h>
+
+namespace baton::ops {
+namespace {
+
+constexpr std::int64_t kMostStateDim = 256;
+constexpr std::int64_t kSweepStages = 3; // as in ssd_sweep.cu
+constexpr std::int64_t kWarpRows = 16;   // of a state or of weights, that a warp takes
+constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp of its own
+constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
+constexpr std::int64_t kGranuleBytes = 16;
+constexpr unsigned kCombineThreads = 256; // as in ssd_sweep.cu
+constexpr unsigned kHopperThreads = 256;  // as in ssd_hopper.cu
+constexpr std::int64_t kHopperRest = 5 << 10;
+constexpr std::int64_t kPanelColumns = 64;
+constexpr std::int64_t kPanelBytes = 64 * 128;
+
+// Registers of a thread where one block of 256 threads has a multiprocessor for itself, where two
+// share it, and where four do.
+constexpr int kForOneBlock = 255;
+constexpr int kForTwoBlocks = 128;
+constexpr int kForFourBlocks = 64;
+// Three of the forward kernels spill up to 192 bytes.
+constexpr int kForwardSpills = 192;
+
+std::int64_t padded(std::int64_t size) {
+  std::int64_t width = 32;
+  while (width < size) {
+    width *= 2;
+  }
+  return width;
+}
+
+std::string arguments(c10::ScalarType activation, SsdTile tile, const std::string& more = "") {
+  return "<" + cuda_type_name(activation) + ", " + std::to_string(tile.channels) + ", " +
+         std::to_string(tile.state_dim) + more + ">";
+}
+
+std::int64_t tokens_of_step(c10::ScalarType activation) {
+  return kLineBytes / static_cast<std::int64_t>(c10::elementSize(activation));
+}
+
+// Bytes of a Tile of tiles.cuh.
+std::int64_t tile_bytes(c10::ScalarType activation, std::int64_t rows, std::int64_t columns) {
+  const auto size = static_cast<std::int64_t>(c10::elementSize(activation));
+  const std::int64_t padding = activation == c10::ScalarType::Float ? kGranuleBytes : 0;
+  return rows * (columns * size + padding);
+}
+
+} // namespace
+
+SsdTile ssd_tile(std::int64_t P, std::int64_t N) {
+  TORCH_CHECK(N <= kMostStateDim, "the scan on a GPU takes a state dim of at most 256, got ", N);
+  return {P <= 32 ? 32 : 64, padded(N)};
+}
+
+SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile) {
+  const std::int64_t tokens = tokens_of_step(activation);
+  const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
+                             2 * tile_bytes(activation, tokens, tile.state_dim);
+  return {
+      {"baton/ops/cuda/ssd.cu", "baton::ssd_forward" + arguments(activation, tile), {}},
+      static_cast<unsigned>((tile.channels + tokens) / kWarpRows) * kWarpThreads,
+      static_cast<unsigned>(2 * stage + tile_bytes(activation, tokens, tokens))};
+}
+
+SsdKernel ssd_hopper_kernel(std::int64_t N) {
+  // As SsdHopperShared of ssd_hopper.cu: x, B and C twice, the state and y.
+  const std::int64_t panels = 2 * (1 + 2 * (N / kPanelColumns)) + N / kPanelColumns + 1;
+  return {
+      {"baton/ops/cuda/ssd_hopper.cu", "baton::ssd_hopper<" + std::to_string(N) + ">", {}},
+      kHopperThreads,
+      static_cast<unsigned>(panels * kPanelBytes + kHopperRest)};
+}
+
+SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse) {
+  const std::int64_t tokens = tokens_of_step(activation);
+  const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
+                             tile_bytes(activation, tokens, tile.state_dim);
+  return {
+      {"baton/ops/cuda/ssd_sweep.cu",
+       "baton::ssd_sweep" + arguments(activation, tile, reverse ? ", true" : ", false"),
+       {}},
+      static_cast<unsigned>(tile.channels / kWarpRows * kSweepHalves) * kWarpThreads,
+      static_cast<unsigned>(kSweepStages * stage)};
+}
+
+SsdKernel ssd_combine_kernel(bool reverse) {
+  const std::string of = reverse ? "<true>" : "<false>";
+  return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_combine" + of, {}}, kCombineThreads, 0};
+}
+
+SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N) {
+  const SsdTile tile = ssd_tile(1, N);
+  // As SsdStepShape of ssd_step.cu: 16 values of a thread.
+  const std::int64_t channels = kRowThreads * 16 / tile.state_dim;
+  return {
+      {{"baton/ops/cuda/ssd_step.cu",
+        "baton::ssd_step<" + cuda_type_name(activation) + ", " + std::to_string(tile.state_dim) +
+            ">",
+        {}},
+       kRowThreads,
+       0},
+      channels};
+}
+
+void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
+  for (const auto activation : {c10::ScalarType::Float, c10::ScalarType::BFloat16}) {
+    for (const std::int64_t state_dim : {32, 64, 128, 256}) {
+      const bool two_blocks = activation == c10::ScalarType::BFloat16 && state_dim < kMostStateDim;
+      for (const std::int64_t channels : {32, 64}) {
+        const SsdTile tile{channels, state_dim};
+        const auto serves = [tile](const KernelModel& model) {
+          const SsdTile wanted = ssd_tile(model.head_dim, model.state_dim);
+          return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
+        };
+        kernels.push_back(
+            {ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves, "", kForwardSpills});
+        for (const bool reverse : {false, true}) {
+          kernels.push_back(
+              {ssd_sweep_kernel(activation, tile, reverse).spec,
+               two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
+               serves});
+        }
+      }
+      kernels.push_back(
+          {ssd_step_kernel(activation, state_dim).kernel.spec,
+           kForFourBlocks,
+           [state_dim](const KernelModel& model) {
+             return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
+           }});
+    }
+  }
+  for (const std::int64_t state_dim : {64, 128}) {
+    kernels.push_back(
+        {ssd_hopper_kernel(state_dim).spec,
+         kForTwoBlocks,
+         [state_dim](const KernelModel& model) {
+           return model.dtype == c10::ScalarType::BFloat16 && model.head_dim == 64 &&
+                  model.state_dim == state_dim;
+         },
+         kHopperArch});
+  }
+  kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});
+  kernels.push_back({ssd_combine_kernel(true).spec, kForFourBlocks});
+}
+
+} // namespace baton::ops
