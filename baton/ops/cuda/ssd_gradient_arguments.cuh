@@ -10,7 +10,7 @@ namespace baton {
 constexpr int kSsdGradientColumns = 64;  ///< head dims, or state dims, of a tile
 constexpr int kSsdGradientThreads = 512; ///< of a block of ssd_chunk_gradients
 constexpr int kSsdOwnSlices = 2; ///< of 64 state dims, whose gradients of B and C a block adds up
-constexpr int kSsdGradientScalarBytes = 89 * 128; ///< of shared memory, beside tiles
+constexpr int kSsdGradientScalarBytes = 90 * 128; ///< of shared memory, beside tiles
 constexpr int kSsdTokenHeads = 16; ///< of a block of ssd_token_gradients, a warp each
 constexpr int kSsdSumWarps = 32;   ///< of a block of ssd_sum_chunks
 constexpr int kSsdAddThreads = 256;
