@@ -19,7 +19,7 @@ the library opens its CUDA half by itself. They work on packed tokens: ``starts`
 
 Scan (Mamba-2)      ssd, ssd_backward, ssd_state, ssd_state_grad, ssd_step_
 Convolution         causal_conv1d, causal_conv1d_backward, causal_conv1d_step_
-Norms               rms_norm, gated_norm
+Norms               rms_norm, add_rms_norm, gated_norm
 Attention           attention, paged_attention, paged_write_, rotary, rotary_frequencies
 Feed-forward        linear, matvec, squared_relu, swiglu, dropout
 Embedding, loss     embedding, cross_entropy, cross_entropy_with_grads
