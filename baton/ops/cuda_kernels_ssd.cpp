@@ -25,8 +25,6 @@ constexpr std::int64_t kPanelBytes = 64 * 128;
 constexpr int kForOneBlock = 255;
 constexpr int kForTwoBlocks = 128;
 constexpr int kForFourBlocks = 64;
-// Three of the forward kernels spill up to 192 bytes.
-constexpr int kForwardSpills = 192;
 
 std::int64_t padded(std::int64_t size) {
   std::int64_t width = 32;
@@ -119,8 +117,7 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
           const SsdTile wanted = ssd_tile(model.head_dim, model.state_dim);
           return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
         };
-        kernels.push_back(
-            {ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves, "", kForwardSpills});
+        kernels.push_back({ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves});
         for (const bool reverse : {false, true}) {
           kernels.push_back(
               {ssd_sweep_kernel(activation, tile, reverse).spec,

@@ -19,7 +19,8 @@ template <typename T, int kP, int kN>
 struct SsdForwardBlock {
   static constexpr int kQ = kSsdStep<T>;
   static constexpr int kOutputWarps = kP / 16;
-  static constexpr int kThreads = (kOutputWarps + kQ / 16) * kWarpThreads;
+  /// Threads that copy rows: as many of the block's as divide a tile.
+  static constexpr int kCopyThreads = (kP + kQ) / 16 * kWarpThreads >= 256 ? 256 : 128;
   static constexpr int kStage = Tile<T, kP>::size(kQ) + 2 * Tile<T, kN>::size(kQ);
 
   const SsdLayout& layout;
@@ -44,15 +45,15 @@ struct SsdForwardBlock {
 
   /// Starts copying the rows of a step, if there is such a step. All threads call it.
   __device__ void load(int step) const {
-    if (step < steps()) {
+    if (step < steps() && threadIdx.x < kCopyThreads) {
       const long long token = segment.first + static_cast<long long>(step) * kQ;
       const int tokens = min(kQ, tokens_from(step));
       const int group = head / (layout.heads / layout.groups);
       const long long key = static_cast<long long>(group) * layout.state_dim;
       const long long value = static_cast<long long>(head) * layout.head_dim + channel;
-      load_tokens<kQ, kThreads>(C(step), in.C, token, tokens, key, layout.state_dim);
-      load_tokens<kQ, kThreads>(B(step), in.B, token, tokens, key, layout.state_dim);
-      load_tokens<kQ, kThreads>(x(step), in.x, token, tokens, value, layout.head_dim - channel);
+      load_tokens<kQ, kCopyThreads>(C(step), in.C, token, tokens, key, layout.state_dim);
+      load_tokens<kQ, kCopyThreads>(B(step), in.B, token, tokens, key, layout.state_dim);
+      load_tokens<kQ, kCopyThreads>(x(step), in.x, token, tokens, value, layout.head_dim - channel);
     }
     commit_copies();
   }
@@ -200,7 +201,7 @@ walk_outputs(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* sta
 /// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile. y is
 /// dense [T, H, P]; states, if not null, receives what leaves each segment, [segments, H, P, N].
 template <typename T, int kP, int kN>
-__global__ void __launch_bounds__((kP + kSsdStep<T>) / 16 * kWarpThreads)
+__global__ void __launch_bounds__((kP + kSsdStep<T>) / 16 * kWarpThreads, 1)
     ssd_forward(SsdLayout layout, SsdTimeInputs time, SsdForwardInputs in, T* y, float* states) {
   using Block = SsdForwardBlock<T, kP, kN>;
   __shared__ SsdTimes<Block::kQ> times[2];

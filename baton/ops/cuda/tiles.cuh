@@ -87,7 +87,7 @@ __device__ void load_rows(
     const int column = thread % Rows::kGranules * Rows::kGranule;
     int row = thread / Rows::kGranules;
     const T* source = from + row * stride + column;
-#pragma unroll
+#pragma unroll 8
     for (int done = 0; done < kRows; done += kRowsAtOnce, row += kRowsAtOnce) {
       if (kRows % kRowsAtOnce == 0 || row < kRows) {
         const bool inside = row < rows && column < columns;
