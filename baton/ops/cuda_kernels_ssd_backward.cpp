@@ -56,14 +56,10 @@ SsdKernel ssd_add_to_slots_kernel() {
   return {{kSums, "baton::ssd_add_to_slots", {}}, kSsdAddThreads, 0};
 }
 
-// What the kernels of the gradients spill, the most for fp32 and a state dim of 256.
-constexpr int kGradientSpills = 256;
-
 void add_ssd_backward_kernels(std::vector<KernelBudget>& kernels) {
   for (const auto activation : {c10::ScalarType::Float, c10::ScalarType::BFloat16}) {
     for (const std::int64_t N : {64, 128, 256}) {
-      kernels.push_back(
-          {ssd_gradient_kernel(activation, N).kernel.spec, kForOneBlock, {}, "", kGradientSpills});
+      kernels.push_back({ssd_gradient_kernel(activation, N).kernel.spec, kForOneBlock});
     }
     kernels.push_back({ssd_add_parts_kernel(activation).spec, kForEightBlocks});
   }

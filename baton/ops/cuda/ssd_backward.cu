@@ -13,18 +13,15 @@ __device__ void run_gradient_block(
     const SsdGradientInputs& in,
     const SsdGradientOutputs& out,
     const SsdSegment& chunk) {
-  const int number = static_cast<int>(blockIdx.y);
-  const SsdGradientBlock<T, kSlices, kOwner> block{
-      layout, in, out, number / out.parts, number % out.parts};
+  const SsdGradientBlock<T, kSlices, kOwner> block{layout, in, out};
   if (threadIdx.x == 0) {
-    block.scalars().chunk = chunk;
+    block.scalars().work = find_work(layout, chunk, out.parts);
   }
   __syncthreads();
-  const int thread = static_cast<int>(threadIdx.x % (kSsdGradientThreads / 2));
   if (warp_index() < kSsdGradientThreads / 2 / kWarpThreads) {
-    SsdInputGradients<T, kSlices, kOwner>(block, time, thread).run();
+    SsdInputGradients<T, kSlices, kOwner>(block, time).run();
   } else {
-    SsdKeyGradients<T, kSlices, kOwner>(block, thread).run();
+    SsdKeyGradients<T, kSlices, kOwner>(block).run();
   }
 }
 

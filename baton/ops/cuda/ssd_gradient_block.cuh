@@ -35,11 +35,44 @@ struct SsdWarpSums {
   float through[8]; ///< of H G
 };
 
+/// What a block works on: turns are heads, times the passes over each.
+struct SsdGradientWork {
+  SsdSegment chunk;
+  int group;
+  int part;
+  int first_head;
+  int turns;
+  int passes;
+  int zero; ///< which the compiler does not know: what is made of it is not kept over a barrier
+
+  __device__ int head_of(int turn) const {
+    return first_head + (passes == 1 ? turn : turn / passes);
+  }
+  __device__ int pass_of(int turn) const { return passes == 1 ? 0 : turn % passes; }
+};
+
+__device__ inline SsdGradientWork
+find_work(const SsdLayout& layout, const SsdSegment& chunk, int parts) {
+  const int group = static_cast<int>(blockIdx.y) / parts;
+  const int part = static_cast<int>(blockIdx.y) % parts;
+  const int heads = layout.heads / layout.groups;
+  const int first = heads * part / parts;
+  const int passes = (layout.head_dim + kSsdGradientColumns - 1) / kSsdGradientColumns;
+  return {
+      chunk,
+      group,
+      part,
+      group * heads + first,
+      (heads * (part + 1) / parts - first) * passes,
+      passes,
+      0};
+}
+
 /// In shared memory beside the tiles.
 struct SsdGradientScalars {
   SsdTimes<kSsdChunk> times[2]; ///< of the heads of even and odd turns
   SsdWarpSums sums[2];          ///< of even and odd turns
-  SsdSegment chunk;
+  SsdGradientWork work;
 };
 
 static_assert(sizeof(SsdGradientScalars) <= kSsdGradientScalarBytes);
@@ -53,20 +86,7 @@ struct SsdGradientBlock {
   const SsdLayout& layout;
   const SsdGradientInputs& in;
   const SsdGradientOutputs& out;
-  int group;
-  int part;
 
-  __device__ int passes() const {
-    return (layout.head_dim + kSsdGradientColumns - 1) / kSsdGradientColumns;
-  }
-  __device__ int first_head() const {
-    const int heads = layout.heads / layout.groups;
-    return group * heads + heads * part / out.parts;
-  }
-  __device__ int end_head() const {
-    const int heads = layout.heads / layout.groups;
-    return group * heads + heads * (part + 1) / out.parts;
-  }
   __device__ Square tile(int number) const {
     return {reinterpret_cast<T*>(dynamic_shared()) + number * Square::size(kSsdChunk)};
   }
@@ -80,8 +100,14 @@ struct SsdGradientBlock {
   __device__ SsdGradientScalars& scalars() const {
     return *reinterpret_cast<SsdGradientScalars*>(tile(Plan::kTiles).data);
   }
-  /// Read anew each time: there are no registers to keep it in.
-  __device__ const SsdSegment& chunk() const { return scalars().chunk; }
+  /// In shared memory, because there are no registers to keep it in.
+  __device__ const SsdGradientWork& work() const { return scalars().work; }
+  /// This thread's number among those of its kind. Made anew after each barrier, since there are no
+  /// registers either for the addresses that follow from it.
+  __device__ int thread() const {
+    const unsigned number = threadIdx.x + static_cast<unsigned>(work().zero);
+    return static_cast<int>(number % (kSsdGradientThreads / 2));
+  }
 };
 
 /// A warp's place in a tile, of which it has 32 rows and 16 columns.

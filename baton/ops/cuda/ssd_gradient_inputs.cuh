@@ -20,39 +20,22 @@ struct SsdInputGradients {
   const SsdTimeInputs& time;
   int thread;
   SsdWarpPlace place;
-  int stage = Plan::kStages - 1;
-  SsdRawSteps<kSsdChunk> raw; ///< of the next turn
-
-  // What is loaded next, and where to.
-  int load_head;
-  int load_pass = 0;
-  int load_slice = 0;
-  int load_stage = 0;
-  int load_buffer = 0;
 
   __device__ SsdInputGradients(
       const SsdGradientBlock<T, kSlices, kOwner>& block,
-      const SsdTimeInputs& time,
-      int thread)
-      : block(block),
-        time(time),
-        thread(thread),
-        place(warp_index() % 8),
-        load_head(block.first_head()) {}
+      const SsdTimeInputs& time)
+      : block(block), time(time), thread(block.thread()), place(thread / kWarpThreads) {}
 
   __device__ void run() {
     SsdWarpBlock scores; // transposed, C_i . B_j in row j and column i
     SsdWarpBlock dscores;
     begin(scores);
-    const int passes = block.passes();
-    int turn = 0;
-    for (int head = block.first_head(); head < block.end_head(); ++head) {
-      for (int pass = 0; pass < passes; ++pass, ++turn) {
-        add_pass(scores, dscores, head, pass, turn);
-      }
+#pragma unroll 1
+    for (int turn = 0; turn < block.work().turns; ++turn) {
+      add_pass(scores, dscores, turn);
     }
     __syncthreads();
-    write_sums(block.end_head() - 1, passes - 1, turn - 1);
+    write_sums(block.work().turns - 1);
     store_sums(dscores, block.tile(Plan::kWeights), place.row, place.column);
     __syncthreads();
     if constexpr (!Plan::kKeysStay) {
@@ -60,6 +43,12 @@ struct SsdInputGradients {
         fetch_keys(slice);
       }
     }
+  }
+
+  /// See SsdGradientBlock::thread().
+  __device__ void renew() {
+    thread = block.thread();
+    place = SsdWarpPlace(thread / kWarpThreads);
   }
 
   __device__ void load(
@@ -84,9 +73,9 @@ struct SsdInputGradients {
     load(
         number,
         from.data,
-        block.chunk().first * from.stride + at,
+        block.work().chunk.first * from.stride + at,
         from.stride,
-        block.chunk().tokens,
+        block.work().chunk.tokens,
         columns,
         from.packed);
   }
@@ -94,15 +83,15 @@ struct SsdInputGradients {
   __device__ void load_keys(int to, int slice) {
     const int n = (kOwner * kSsdOwnSlices + slice) * kSsdGradientColumns;
     const int columns = block.layout.state_dim - n;
-    const long long at = static_cast<long long>(block.group) * block.layout.state_dim + n;
+    const long long at = static_cast<long long>(block.work().group) * block.layout.state_dim + n;
     load(Plan::kKeys + to, block.in.keys, at, columns);
     load(Plan::kQueries + to, block.in.queries, at, columns);
   }
-  __device__ void load_states(int to, const void* from) {
+  __device__ void load_states(int to, const void* from, int turn, int slice) {
     const SsdLayout& layout = block.layout;
-    const int p = load_pass * kSsdGradientColumns;
-    const int n = (kOwner * kSsdOwnSlices + load_slice) * kSsdGradientColumns;
-    const long long at = block.chunk().chunk * layout.heads + load_head;
+    const int p = block.work().pass_of(turn) * kSsdGradientColumns;
+    const int n = (kOwner * kSsdOwnSlices + slice) * kSsdGradientColumns;
+    const long long at = block.work().chunk.chunk * layout.heads + block.work().head_of(turn);
     load(
         to,
         from,
@@ -113,49 +102,47 @@ struct SsdInputGradients {
         block.in.states_packed);
   }
 
-  /// Starts loading the next slice of states; with a pass's first slice its x and dy.
-  __device__ void start_loads() {
-    if (load_head < block.end_head()) {
-      if (load_slice < Plan::kOwn) {
-        load_states(Plan::kStates + load_stage, block.in.states);
+  /// The number of the stage that a slice of a turn is in.
+  __device__ int stage_of(int turn, int slice) const {
+    return (turn * Plan::kLoads + slice) % Plan::kStages;
+  }
+
+  /// Starts loading a slice of states; with a turn's first slice its x and dy.
+  __device__ void start_loads(int turn, int slice) {
+    if (turn < block.work().turns) {
+      const int stage = stage_of(turn, slice);
+      if (slice < Plan::kOwn) {
+        load_states(Plan::kStates + stage, block.in.states, turn, slice);
       }
-      load_states(Plan::kStateGradients + load_stage, block.in.dstates);
+      load_states(Plan::kStateGradients + stage, block.in.dstates, turn, slice);
       if constexpr (!Plan::kKeysStay) {
-        load_keys(load_stage, load_slice);
+        load_keys(stage, slice);
       }
-      if (load_slice == 0) {
-        const int p = load_pass * kSsdGradientColumns;
+      if (slice == 0) {
+        const int p = block.work().pass_of(turn) * kSsdGradientColumns;
         const int columns = block.layout.head_dim - p;
-        const long long at = static_cast<long long>(load_head) * block.layout.head_dim + p;
-        load(Plan::kInputs + load_buffer, block.in.x, at, columns);
-        load(Plan::kSlopes + load_buffer, block.in.dy, at, columns);
-        load_buffer = next_of(load_buffer, Plan::kBuffers);
-      }
-      load_stage = next_of(load_stage, Plan::kStages);
-      load_slice = next_of(load_slice, Plan::kLoads);
-      if (load_slice == 0) {
-        load_pass = next_of(load_pass, block.passes());
-        load_head += load_pass == 0 ? 1 : 0;
+        const long long at =
+            static_cast<long long>(block.work().head_of(turn)) * block.layout.head_dim + p;
+        load(Plan::kInputs + turn % Plan::kBuffers, block.in.x, at, columns);
+        load(Plan::kSlopes + turn % Plan::kBuffers, block.in.dy, at, columns);
       }
     }
     commit_copies();
   }
 
-  __device__ void open_phase(int phase) {
+  __device__ void open_phase(int turn, int phase) {
     if (phase >= Plan::kLoads) {
       __syncthreads();
-      return;
-    }
-    stage = next_of(stage, Plan::kStages);
-    if constexpr (Plan::kAhead == 0) {
+    } else if constexpr (Plan::kAhead == 0) {
       __syncthreads();
-      start_loads();
+      start_loads(turn, phase);
       wait_for_copies<0>();
       __syncthreads();
     } else {
       wait_for_copies<Plan::kAhead - 1>();
       __syncthreads(); // all see the slice, and have left the one whose place the next load takes
-      start_loads();
+      const int next = phase + Plan::kAhead;
+      start_loads(turn + next / Plan::kLoads, next % Plan::kLoads);
     }
   }
 
@@ -173,14 +160,13 @@ struct SsdInputGradients {
       for (int slice = 0; slice < Plan::kLoads; ++slice) {
         load_keys(slice, slice);
       }
+#pragma unroll
       for (int i = 0; i < Plan::kAhead; ++i) {
-        start_loads();
+        start_loads(i / Plan::kLoads, i % Plan::kLoads);
       }
     }
     if (warp_index() == kTimeWarp) {
-      raw = read_turn(0);
       write_turn(0);
-      raw = read_turn(1);
     }
     if constexpr (Plan::kFirst && Plan::kKeysStay) {
       wait_for_copies<Plan::kAhead - 1>();
@@ -200,16 +186,12 @@ struct SsdInputGradients {
     }
   }
 
-  /// Time steps of the head of a turn; of turns that there are not, of no tokens.
-  __device__ SsdRawSteps<kSsdChunk> read_turn(int turn) const {
-    const int head = block.first_head() + turn / block.passes();
-    const int tokens = head < block.end_head() ? block.chunk().tokens : 0;
-    return read_steps<kSsdChunk>(time, head, block.chunk().first, tokens);
-  }
   __device__ void write_turn(int turn) const {
-    const int head = block.first_head() + turn / block.passes();
-    if (head < block.end_head()) {
-      write_times(block.scalars().times[turn % 2], time, head, raw, block.chunk().tokens);
+    if (turn < block.work().turns) {
+      const int head = block.work().head_of(turn);
+      const SsdSegment& chunk = block.work().chunk;
+      const auto raw = read_steps<kSsdChunk>(time, head, chunk.first, chunk.tokens);
+      write_times(block.scalars().times[turn % 2], time, head, raw, chunk.tokens);
     }
   }
 
@@ -310,17 +292,13 @@ struct SsdInputGradients {
   }
 
   /// Turns du into dx and writes it; leaves the sums over the rows of dy x.
-  __device__ void write_inputs(
-      const SsdTimes<kSsdChunk>& times,
-      SsdWarpSums& sums,
-      SsdWarpBlock& du,
-      int head,
-      int pass,
-      int buffer) {
+  __device__ void
+  write_inputs(const SsdTimes<kSsdChunk>& times, SsdWarpSums& sums, SsdWarpBlock& du, int turn) {
     const SsdLayout& layout = block.layout;
-    const Square slopes = block.tile(Plan::kSlopes + buffer);
-    const Square inputs = block.tile(Plan::kInputs + buffer);
-    const int p = pass * kSsdGradientColumns;
+    const Square slopes = block.tile(Plan::kSlopes + turn % Plan::kBuffers);
+    const Square inputs = block.tile(Plan::kInputs + turn % Plan::kBuffers);
+    const int head = block.work().head_of(turn);
+    const int p = block.work().pass_of(turn) * kSsdGradientColumns;
 #pragma unroll
     for (int c = 0; c < 4; c += 2) {
       float skip[2] = {0, 0};
@@ -357,49 +335,47 @@ struct SsdInputGradients {
     const int stride = layout.heads * layout.head_dim;
     store_rows(
         du,
-        static_cast<T*>(block.out.dx) + (block.chunk().first + place.row) * stride +
+        static_cast<T*>(block.out.dx) + (block.work().chunk.first + place.row) * stride +
             static_cast<long long>(head) * layout.head_dim + p + place.column,
         stride,
-        block.chunk().tokens - place.row,
+        block.work().chunk.tokens - place.row,
         layout.head_dim - p - place.column,
         layout.head_dim % Square::kGranule == 0);
   }
 
-  __device__ void
-  add_pass(SsdWarpBlock& scores, SsdWarpBlock& dscores, int head, int pass, int turn) {
+  __device__ void add_pass(SsdWarpBlock& scores, SsdWarpBlock& dscores, int turn) {
     constexpr int kDepth = kSsdGradientColumns;
     const SsdTimes<kSsdChunk>& times = block.scalars().times[turn % 2];
     SsdWarpSums& sums = block.scalars().sums[turn % 2];
-    const int buffer = turn % Plan::kBuffers;
-    const Square slopes = block.tile(Plan::kSlopes + buffer);
+    const Square slopes = block.tile(Plan::kSlopes + turn % Plan::kBuffers);
+    const Square inputs = block.tile(Plan::kInputs + turn % Plan::kBuffers);
     SsdWarpBlock du;
     float crossing[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int phase = 0; phase < Plan::kPhases; ++phase) {
-      open_phase(phase);
+      open_phase(turn, phase);
+      renew();
       if (phase == 0) {
         if (turn > 0) {
-          write_sums(
-              pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
+          write_sums(turn - 1);
         }
         if (warp_index() == kTimeWarp) {
           write_turn(turn + 1);
-          raw = read_turn(turn + 2);
         }
       }
       if (Plan::kFirst && phase < kSlices) {
+        const int stage = stage_of(turn, phase);
         multiply<kDepth>(
             du,
             left(block.keys(phase, stage), place.row, 0),
             right_transposed(block.tile(Plan::kStateGradients + stage), place.column, 0));
       }
       if (phase == kWeighPhase) {
+        renew();
         SsdWarpBlock products;
         if (place.column + 16 > place.row) { // else i < j in all of the block
           multiply<kDepth>(
-              products,
-              left(block.tile(Plan::kInputs + buffer), place.row, 0),
-              right_transposed(slopes, place.column, 0));
+              products, left(inputs, place.row, 0), right_transposed(slopes, place.column, 0));
         }
         weigh(times, scores, dscores, products);
         if constexpr (Plan::kFirst) {
@@ -407,24 +383,29 @@ struct SsdInputGradients {
         }
       }
       if (Plan::kFirst && phase + 1 == Plan::kPhases) {
+        renew();
         const Square weights = block.tile(Plan::kWeights);
         du.scale_rows(times.to_end + place.row);
         if (place.row == 0) {
           multiply<32>(du, left(weights, 0, 0), right(slopes, 0, place.column));
         }
         multiply<32>(du, left(weights, place.row, 32), right(slopes, 32, place.column));
+        renew();
         leave_crossing(times, sums, crossing);
-        write_inputs(times, sums, du, head, pass, buffer);
+        renew();
+        write_inputs(times, sums, du, turn);
       }
     }
   }
 
   /// Adds up what the warps have left of a pass, and writes it.
-  __device__ void write_sums(int head, int pass, int turn) {
+  __device__ void write_sums(int turn) {
     const SsdWarpSums& sums = block.scalars().sums[turn % 2];
+    const SsdGradientWork& work = block.work();
     const int kind = thread / kSsdChunk;
     const int token = thread % kSsdChunk;
-    const long long at = (block.chunk().chunk * block.layout.heads + head) * block.passes() + pass;
+    const long long head = work.chunk.chunk * block.layout.heads + work.head_of(turn);
+    const long long at = head * work.passes + work.pass_of(turn);
     float* to = block.out.token_sums +
                 ((at * block.out.owners + kOwner) * kTokenSums + kind) * kSsdChunk + token;
     if (kind < 2) {

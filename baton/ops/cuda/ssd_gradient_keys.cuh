@@ -30,25 +30,30 @@ struct SsdKeyGradients {
   using Square = Tile<T, kSsdGradientColumns>;
 
   const SsdGradientBlock<T, kSlices, kOwner>& block;
-  int thread; ///< of the warps that do this
+  int thread;
   SsdWarpPlace place;
 
-  __device__ SsdKeyGradients(const SsdGradientBlock<T, kSlices, kOwner>& block, int thread)
-      : block(block), thread(thread), place(warp_index() % 8) {}
+  __device__ explicit SsdKeyGradients(const SsdGradientBlock<T, kSlices, kOwner>& block)
+      : block(block), thread(block.thread()), place(thread / kWarpThreads) {}
 
   __device__ void run() {
     SsdWarpBlock dkeys[Plan::kOwn];
     SsdWarpBlock dqueries[Plan::kOwn];
     wait_for_scores();
-    const int turns = (block.end_head() - block.first_head()) * block.passes();
 #pragma unroll 1
-    for (int turn = 0; turn < turns; ++turn) {
+    for (int turn = 0; turn < block.work().turns; ++turn) {
       add_pass(dkeys, dqueries, turn);
     }
     add_scores(dkeys, dqueries);
   }
 
-  /// The barriers of the other warps' scores().
+  /// See SsdGradientBlock::thread().
+  __device__ void renew() {
+    thread = block.thread();
+    place = SsdWarpPlace(thread / kWarpThreads);
+  }
+
+  /// The barriers of the other warps' begin().
   __device__ void wait_for_scores() {
     if constexpr (Plan::kFirst) {
       if constexpr (Plan::kKeysStay) {
@@ -68,25 +73,27 @@ struct SsdKeyGradients {
     __syncthreads();
   }
 
-  /// sums += factor values, row by row. Leaves the rows' products with those of the tile numbered
-  /// `with` in dots, added to what is there unless it is the first slice.
+  /// sums += factor values, row by row. Leaves the rows' products with those of the tile that lies
+  /// `distance` behind `near` in dots, added to what is there unless it is the first slice. `near`
+  /// changes from turn to turn, so that no addresses are held in registers meanwhile.
   __device__ void add_rows(
       SsdWarpBlock& sums,
       SsdWarpBlock& values,
       const float* factors,
-      int with,
+      Square near,
+      int distance,
       float (&dots)[4][kSsdChunk],
       bool first_slice) {
     float of_rows[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int c = 0; c < 4; c += 2) {
       // Tiles are permuted alike, and so are rows eight apart.
-      const T* const rows_of_with = block.tile(0).at(place.own_row_of(0), place.own_column_of(c)) +
-                                    with * Square::size(kSsdChunk);
+      const T* const rows_of_tile =
+          near.at(place.own_row_of(0), place.own_column_of(c)) + distance * Square::size(kSsdChunk);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float factor = factors[place.own_row_of(i)];
-        const float2 other = load_pair(rows_of_with + 8 * i * Square::kStride);
+        const float2 other = load_pair(rows_of_tile + 8 * i * Square::kStride);
         const float even = element(values, i, c);
         const float odd = element(values, i, c + 1);
         of_rows[i] = fmaf(even, other.x, fmaf(odd, other.y, of_rows[i]));
@@ -109,12 +116,15 @@ struct SsdKeyGradients {
     constexpr int kDepth = kSsdGradientColumns;
     const SsdTimes<kSsdChunk>& times = block.scalars().times[turn % 2];
     SsdWarpSums& sums = block.scalars().sums[turn % 2];
-    const Square inputs = block.tile(Plan::kInputs + turn % Plan::kBuffers);
-    const Square slopes = block.tile(Plan::kSlopes + turn % Plan::kBuffers);
+    const int inputs_number = Plan::kInputs + turn % Plan::kBuffers;
+    const int slopes_number = Plan::kSlopes + turn % Plan::kBuffers;
+    const Square inputs = block.tile(inputs_number);
+    const Square slopes = block.tile(slopes_number);
     float through = 0;
 #pragma unroll
     for (int phase = 0; phase < Plan::kPhases; ++phase) {
       open_phase(phase);
+      renew();
       if (phase < Plan::kOwn) {
         const int stage = (turn * Plan::kLoads + phase) % Plan::kStages;
         const Square states = block.tile(Plan::kStates + stage);
@@ -124,13 +134,28 @@ struct SsdKeyGradients {
           SsdWarpBlock values;
           multiply<kDepth>(values, left(slopes, place.row, 0), right(states, 0, place.column));
           const int queries = Plan::kQueries + (Plan::kKeysStay ? phase : stage);
-          add_rows(dqueries[phase], values, times.from_start, queries, sums.carried, phase == 0);
+          add_rows(
+              dqueries[phase],
+              values,
+              times.from_start,
+              slopes,
+              queries - slopes_number,
+              sums.carried,
+              phase == 0);
         }
         {
+          renew();
           SsdWarpBlock values;
           multiply<kDepth>(values, left(inputs, place.row, 0), right(dstates, 0, place.column));
           const int keys = Plan::kKeys + (Plan::kKeysStay ? phase : stage);
-          add_rows(dkeys[phase], values, times.input, keys, sums.left, phase == 0);
+          add_rows(
+              dkeys[phase],
+              values,
+              times.input,
+              inputs,
+              keys - inputs_number,
+              sums.left,
+              phase == 0);
         }
         if (phase + 1 == Plan::kOwn) {
           through = warp_sum(through);
@@ -145,12 +170,15 @@ struct SsdKeyGradients {
   /// This thread's share of the sum of the products of two tiles' values.
   __device__ float dot(Square a, Square b) const {
     constexpr int kThreads = kSsdGradientThreads / 2;
+    constexpr int kRowsAtOnce = kThreads / Square::kGranules; // a multiple of eight: permuted alike
+    const int row = thread / Square::kGranules;
+    const int column = thread % Square::kGranules * Square::kGranule;
+    const T* const of_a = a.at(row, column);
+    const T* const of_b = b.at(row, column);
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kSsdChunk * Square::kGranules; i += kThreads) {
-      const int row = (i + thread) / Square::kGranules;
-      const int column = (i + thread) % Square::kGranules * Square::kGranule;
-      sum += dot_granules(a.at(row, column), b.at(row, column));
+    for (int i = 0; i < kSsdChunk; i += kRowsAtOnce) {
+      sum += dot_granules(of_a + i * Square::kStride, of_b + i * Square::kStride);
     }
     return sum;
   }
@@ -192,12 +220,13 @@ struct SsdKeyGradients {
     constexpr int kGranule = 16 / static_cast<int>(sizeof(Out));
     const long long N = block.layout.state_dim;
     const int stride = block.layout.groups * block.layout.state_dim;
-    const long long token = block.part * block.out.tokens + block.chunk().first + place.row;
+    const long long token =
+        block.work().part * block.out.tokens + block.work().chunk.first + place.row;
     store_rows(
         sums,
-        to + token * stride + block.group * N + n,
+        to + token * stride + block.work().group * N + n,
         stride,
-        block.chunk().tokens - place.row,
+        block.work().chunk.tokens - place.row,
         block.layout.state_dim - n,
         block.layout.state_dim % kGranule == 0);
   }
