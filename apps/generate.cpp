@@ -14,6 +14,7 @@
 #include "baton/base/error.h"
 #include "baton/base/file.h"
 #include "baton/infer/engine.h"
+#include "baton/infer/prompt.h"
 
 namespace baton {
 namespace {
@@ -28,24 +29,6 @@ struct GenerateArguments {
   std::vector<std::string> stop;
   bool json = false;
 };
-
-std::vector<std::int64_t> encode_prompt(const Tokenizer& tokenizer, const std::string& text) {
-  std::vector<std::int64_t> tokens;
-  if (tokenizer.beginning_of_text()) {
-    tokens.push_back(*tokenizer.beginning_of_text());
-  }
-  const auto ids = tokenizer.encode(text);
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
-  return tokens;
-}
-
-std::vector<std::int64_t> end_tokens(const Tokenizer& tokenizer) {
-  std::vector<std::int64_t> tokens{tokenizer.end_of_document()};
-  if (tokenizer.end_of_text()) {
-    tokens.push_back(*tokenizer.end_of_text());
-  }
-  return tokens;
-}
 
 void print_json(
     const std::string& prompt,
@@ -86,9 +69,9 @@ void run_generate(const GenerateArguments& arguments) {
     std::fwrite(prompt.data(), 1, prompt.size(), stdout);
   }
   engine.generate(
-      {{.prompt = encode_prompt(tokenizer, prompt),
+      {{.prompt = infer::prompt_tokens(tokenizer, prompt),
         .max_new_tokens = arguments.max_new_tokens,
-        .end_tokens = end_tokens(tokenizer),
+        .end_tokens = infer::end_tokens(tokenizer),
         .sampling = arguments.sampling}},
       [&](std::size_t, std::int64_t token) {
         tokens.push_back(token);

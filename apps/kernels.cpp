@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <ctime>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -23,7 +24,8 @@
 #include "baton/jit/cache.h"
 #include "baton/jit/compiler.h"
 #include "baton/jit/kernel_store.h"
-#include "baton/ops/cuda_kernels_rows.h"
+#include "baton/ops/cuda_kernels.h"
+#include "baton/train/model_source.h"
 #include "baton/train/read_recipe.h"
 
 namespace baton {
@@ -32,7 +34,7 @@ namespace {
 constexpr double kMicrosecondsPerMillisecond = 1e3;
 
 struct KernelsArguments {
-  std::string recipe;
+  std::string model; ///< recipe or folder; empty: every model
   std::vector<std::string> assignments;
   std::vector<std::string> archs;
   bool json = false;
@@ -132,29 +134,30 @@ void clear_kernels() {
       "removed %lld kernels from %s\n", static_cast<long long>(removed), cache.folder().c_str());
 }
 
-/// The kernels that a model of a recipe launches on CUDA, in training and inference.
-std::vector<jit::KernelSpec> kernels_of(const train::Recipe& recipe) {
-  const at::ScalarType dtype = recipe.model.scalar_type();
-  std::vector<jit::KernelSpec> specs;
-  for (const ops::NormPacks& packs : ops::norm_packs(dtype)) {
-    const ops::NormKernels norm = ops::rms_norm_kernels(dtype, dtype, packs);
-    specs.insert(specs.end(), {norm.forward, norm.backward});
+ops::KernelModel kernel_model(const KernelsArguments& arguments) {
+  const std::string& path = arguments.model;
+  const bool folder = std::filesystem::is_directory(path);
+  if (folder && !arguments.assignments.empty()) {
+    throw Error("--set overrides keys of a recipe, and " + path + " is a folder");
   }
-  const at::ScalarType sums = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  specs.push_back(ops::sum_partials_kernel(sums, dtype));
-  return specs;
+  const model::ModelConfig config = folder ? train::open_model(path).recipe.model
+                                           : train::read_recipe(path, arguments.assignments).model;
+  return {
+      config.scalar_type(),
+      config.mamba.head_dim,
+      config.mamba.state_size,
+      config.mamba.conv_width};
 }
 
-/// Every kernel, for an image or a machine that is to serve any model.
-std::vector<jit::KernelSpec> kernels_of_all_models() {
-  std::vector<jit::KernelSpec> specs;
-  std::set<std::string> seen;
-  for (const ops::KernelBudget& kernel : ops::all_kernels()) {
-    if (seen.insert(kernel.spec.entry).second) {
-      specs.push_back(kernel.spec);
-    }
+/// The kernels that a model may launch on CUDA, in training and inference; without one every
+/// kernel, for an image or a machine that is to serve any model.
+std::vector<ops::KernelBudget> wanted_kernels(const KernelsArguments& arguments) {
+  std::vector<ops::KernelBudget> kernels = ops::all_kernels();
+  if (!arguments.model.empty()) {
+    const ops::KernelModel model = kernel_model(arguments);
+    std::erase_if(kernels, [&](const auto& kernel) { return !kernel.serves(model); });
   }
-  return specs;
+  return kernels;
 }
 
 struct BuiltKernel {
@@ -228,17 +231,17 @@ void print_built(const std::vector<BuiltKernel>& kernels, const std::string& fol
 }
 
 void build_kernels(const KernelsArguments& arguments) {
-  const std::vector<jit::KernelSpec> specs =
-      arguments.recipe.empty()
-          ? kernels_of_all_models()
-          : kernels_of(train::read_recipe(arguments.recipe, arguments.assignments));
+  const std::vector<ops::KernelBudget> wanted = wanted_kernels(arguments);
   jit::KernelCache cache = open_cache();
   const jit::Compiler compiler;
   std::vector<BuiltKernel> kernels;
   for (const std::string& arch : arguments.archs) {
     compiler.check_arch(arch);
-    for (const jit::KernelSpec& spec : specs) {
-      kernels.push_back({jit::request_of(spec, arch), nullptr});
+    std::set<std::string> seen; // two operators may share a kernel
+    for (const ops::KernelBudget& kernel : wanted) {
+      if (kernel.fits(arch) && seen.insert(kernel.spec.entry).second) {
+        kernels.push_back({jit::request_of(kernel.spec, arch), nullptr});
+      }
     }
   }
   build_all(compiler, cache, kernels);
@@ -263,10 +266,12 @@ void add_kernels_command(CLI::App& app) {
 
   CLI::App* build =
       kernels->add_subcommand("build", "compile a model's kernels; no GPU needs to be there");
-  CLI::Option* recipe = build->add_option(
-      "recipe", arguments->recipe, "recipe of the model; without one, the kernels of all models");
+  CLI::Option* model = build->add_option(
+      "model",
+      arguments->model,
+      "recipe, run or Hugging Face folder; without one, the kernels of all models");
   build->add_option("--set", arguments->assignments, "override a key: KEY=VALUE; may be repeated")
-      ->needs(recipe);
+      ->needs(model);
   build->add_option("--arch", arguments->archs, "architectures: sm_80,sm_90a")
       ->delimiter(',')
       ->required();

@@ -3,16 +3,13 @@
 // tokenizer.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "baton/data/tokenizer.h"
-#include "baton/model/hybrid_model.h"
-#include "baton/train/recipe.h"
+#include "baton/train/loaded_model.h"
 
 namespace baton {
 
@@ -22,15 +19,9 @@ struct LoadOptions {
   std::vector<std::string> assignments; ///< KEY=VALUE over the model's section of its recipe
 };
 
-struct LoadedModel {
-  train::Recipe recipe; ///< of a Hugging Face folder: its model section alone
-  std::unique_ptr<model::HybridModel> model;
-  std::unique_ptr<const Tokenizer> tokenizer; ///< null for a Hugging Face folder without one
-  nlohmann::json source_config; ///< the config.json that the weights came with, or null
-};
+using LoadedModel = train::LoadedModel;
 
-/// The tokenizer is the one in the model's folder, or else the one that its recipe names. Throws
-/// Error naming the file when there is no whole model.
+/// As `train::load_model`, on as many threads. Throws Error that names the option or the file.
 LoadedModel load_model(const std::string& path, const LoadOptions& options);
 
 /// The model's tokenizer. Throws Error where it has none.

@@ -130,7 +130,9 @@ at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& co
     return o_proj_(attend_cache(q_THP, k_THP, v_THP, context).flatten(1));
   }
   const at::Tensor& starts = context.layout.starts_B1;
-  return o_proj_(ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_).out_THP.flatten(1));
+  const ops::LongestSequences longest{context.layout.longest, context.layout.longest};
+  return o_proj_(
+      ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_, longest).out_THP.flatten(1));
 }
 
 at::Tensor Attention::attend_cache(

@@ -37,6 +37,18 @@ std::int64_t widest_pack(c10::ScalarType activation) {
   return kPackBytes / static_cast<std::int64_t>(c10::elementSize(activation));
 }
 
+bool KernelBudget::serves(const KernelModel& model) const {
+  const auto takes = [&](c10::ScalarType type) {
+    return spec.entry.find(cuda_type_name(type)) != std::string::npos;
+  };
+  const bool of_its_types =
+      model.dtype == c10::ScalarType::Double
+          ? !takes(c10::ScalarType::Float) && !takes(c10::ScalarType::BFloat16)
+          : !takes(c10::ScalarType::Double) &&
+                (model.dtype == c10::ScalarType::BFloat16 || !takes(c10::ScalarType::BFloat16));
+  return of_its_types && (!sizes_serve || sizes_serve(model));
+}
+
 std::vector<KernelBudget> all_kernels() {
   std::vector<KernelBudget> kernels;
   add_row_kernels(kernels);

@@ -3,6 +3,8 @@
 // without a GPU.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,13 +25,25 @@ std::string cuda_type_name(c10::ScalarType type);
 /// many as 16 bytes hold.
 std::int64_t widest_pack(c10::ScalarType activation);
 
+/// What of a model decides which kernels it launches.
+struct KernelModel {
+  c10::ScalarType dtype = c10::ScalarType::BFloat16; ///< of its activations
+  std::int64_t head_dim = 0;                         ///< of its mixers
+  std::int64_t state_dim = 0;
+  std::int64_t conv_width = 0;
+};
+
 /// A kernel, the registers of a thread that it may take at most, and what it is for.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;
+  std::function<bool(const KernelModel&)> sizes_serve = {}; ///< none: models of all sizes
   std::string arch = {}; ///< the only one that has its instructions; empty: any
+  int spill_bytes = 0;   ///< that it may take at most: more than 0 says that it wants work
 
   bool fits(const std::string& other) const { return arch.empty() || arch == other; }
+  /// Whether such a model may launch it. Beside bf16 some tensors of a model are fp32.
+  bool serves(const KernelModel& model) const;
 };
 
 /// Every kernel that an operator may launch.

@@ -23,11 +23,11 @@ std::string shape(c10::ScalarType activation, std::int64_t pack, std::int64_t wi
   return cuda_type_name(activation) + ", " + std::to_string(pack) + ", " + std::to_string(width);
 }
 
-// Registers with which four blocks of 128 threads share a multiprocessor, and so on: see
-// kConvBlocks and kConvGradientBlocks in the sources.
+// Registers with which three, four and five blocks of 128 threads share a multiprocessor, as
+// kConvBlocks and kConvGradientBlocks of the sources want them to.
 int forward_budget(c10::ScalarType activation, std::int64_t width) {
   if (width <= kNarrowWidth) {
-    return activation == kBFloat16 ? 80 : 102;
+    return 102;
   }
   return activation == kBFloat16 ? 128 : 168;
 }
@@ -91,15 +91,19 @@ void add_conv_kernels(std::vector<KernelBudget>& kernels) {
   for (const auto type : {kDouble, kFloat, kBFloat16}) {
     for (const std::int64_t pack : std::set<std::int64_t>{1, widest_conv_pack(type)}) {
       for (std::int64_t width = 1; width <= kMaxConvWidth; ++width) {
+        const auto serves = [width](const KernelModel& model) { return model.conv_width == width; };
         for (const bool silu : {false, true}) {
           kernels.push_back(
-              {causal_conv1d_kernel(type, pack, width, silu), forward_budget(type, width)});
+              {causal_conv1d_kernel(type, pack, width, silu), forward_budget(type, width), serves});
           kernels.push_back(
-              {causal_conv1d_backward_kernel(type, pack, width, silu), backward_budget(width)});
+              {causal_conv1d_backward_kernel(type, pack, width, silu),
+               backward_budget(width),
+               serves});
         }
         kernels.push_back(
             {causal_conv1d_step_kernel(type, pack, width),
-             width <= kNarrowWidth ? kForTwelveStepBlocks : kForEightStepBlocks});
+             width <= kNarrowWidth ? kForTwelveStepBlocks : kForEightStepBlocks,
+             serves});
       }
     }
     kernels.push_back({causal_conv1d_parameters_kernel(type), kForManyBlocks});

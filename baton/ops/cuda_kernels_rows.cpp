@@ -141,8 +141,13 @@ ActivationKernels activation_kernels(c10::ScalarType activation, std::int64_t pa
       std::move(swiglu.backward)};
 }
 
-jit::KernelSpec rotary_kernel(c10::ScalarType activation, std::int64_t pack) {
-  return both("rotary", "rotary", {cuda_type_name(activation), std::to_string(pack)}).forward;
+jit::KernelSpec rotary_kernel(c10::ScalarType activation, std::int64_t pack, bool interleaved) {
+  return {
+      "baton/ops/cuda/rotary.cu",
+      "baton::rotary" +
+          arguments_of(
+              {cuda_type_name(activation), std::to_string(pack), interleaved ? "true" : "false"}),
+      {}};
 }
 
 void add_row_kernels(std::vector<KernelBudget>& kernels) {
@@ -167,7 +172,9 @@ void add_row_kernels(std::vector<KernelBudget>& kernels) {
     kernels.push_back({activations.squared_relu_backward, kForFourBlocks});
     kernels.push_back({activations.swiglu, kForFourBlocks});
     kernels.push_back({activations.swiglu_backward, kForThreeBlocks});
-    kernels.push_back({rotary_kernel(activation, pack), kForThreeBlocks});
+    for (const bool interleaved : {false, true}) {
+      kernels.push_back({rotary_kernel(activation, pack, interleaved), kForThreeBlocks});
+    }
   }
 }
 

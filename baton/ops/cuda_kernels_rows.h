@@ -57,7 +57,7 @@ struct ActivationKernels {
 };
 ActivationKernels activation_kernels(c10::ScalarType activation, std::int64_t pack);
 
-jit::KernelSpec rotary_kernel(c10::ScalarType activation, std::int64_t pack);
+jit::KernelSpec rotary_kernel(c10::ScalarType activation, std::int64_t pack, bool interleaved);
 
 void add_row_kernels(std::vector<KernelBudget>& kernels);
 

@@ -25,6 +25,8 @@ constexpr std::int64_t kPanelBytes = 64 * 128;
 constexpr int kForOneBlock = 255;
 constexpr int kForTwoBlocks = 128;
 constexpr int kForFourBlocks = 64;
+// Three of the forward kernels spill up to 192 bytes.
+constexpr int kForwardSpills = 192;
 
 std::int64_t padded(std::int64_t size) {
   std::int64_t width = 32;
@@ -113,18 +115,36 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
       const bool two_blocks = activation == c10::ScalarType::BFloat16 && state_dim < kMostStateDim;
       for (const std::int64_t channels : {32, 64}) {
         const SsdTile tile{channels, state_dim};
-        kernels.push_back({ssd_forward_kernel(activation, tile).spec, kForOneBlock});
+        const auto serves = [tile](const KernelModel& model) {
+          const SsdTile wanted = ssd_tile(model.head_dim, model.state_dim);
+          return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
+        };
+        kernels.push_back(
+            {ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves, "", kForwardSpills});
         for (const bool reverse : {false, true}) {
           kernels.push_back(
               {ssd_sweep_kernel(activation, tile, reverse).spec,
-               two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock});
+               two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
+               serves});
         }
       }
-      kernels.push_back({ssd_step_kernel(activation, state_dim).kernel.spec, kForFourBlocks});
+      kernels.push_back(
+          {ssd_step_kernel(activation, state_dim).kernel.spec,
+           kForFourBlocks,
+           [state_dim](const KernelModel& model) {
+             return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
+           }});
     }
   }
   for (const std::int64_t state_dim : {64, 128}) {
-    kernels.push_back({ssd_hopper_kernel(state_dim).spec, kForTwoBlocks, kHopperArch});
+    kernels.push_back(
+        {ssd_hopper_kernel(state_dim).spec,
+         kForTwoBlocks,
+         [state_dim](const KernelModel& model) {
+           return model.dtype == c10::ScalarType::BFloat16 && model.head_dim == 64 &&
+                  model.state_dim == state_dim;
+         },
+         kHopperArch});
   }
   kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});
   kernels.push_back({ssd_combine_kernel(true).spec, kForFourBlocks});

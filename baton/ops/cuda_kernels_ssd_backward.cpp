@@ -28,12 +28,11 @@ unsigned shared_bytes(std::int64_t slices) {
 
 SsdGradientKernel ssd_gradient_kernel(c10::ScalarType activation, std::int64_t N) {
   const std::int64_t width = ssd_tile(1, N).state_dim;
-  const std::int64_t slices =
-      (width + kSsdGradientColumns - 1) / kSsdGradientColumns;
+  const std::int64_t slices = (width + kSsdGradientColumns - 1) / kSsdGradientColumns;
   return {
       {{"baton/ops/cuda/ssd_backward.cu",
-        "baton::ssd_chunk_gradients<" + cuda_type_name(activation) + ", " +
-            std::to_string(slices) + ">",
+        "baton::ssd_chunk_gradients<" + cuda_type_name(activation) + ", " + std::to_string(slices) +
+            ">",
         {}},
        kSsdGradientThreads,
        activation == c10::ScalarType::Float ? shared_bytes<4>(slices) : shared_bytes<2>(slices)},
@@ -57,10 +56,14 @@ SsdKernel ssd_add_to_slots_kernel() {
   return {{kSums, "baton::ssd_add_to_slots", {}}, kSsdAddThreads, 0};
 }
 
+// What the kernels of the gradients spill, the most for fp32 and a state dim of 256.
+constexpr int kGradientSpills = 256;
+
 void add_ssd_backward_kernels(std::vector<KernelBudget>& kernels) {
   for (const auto activation : {c10::ScalarType::Float, c10::ScalarType::BFloat16}) {
     for (const std::int64_t N : {64, 128, 256}) {
-      kernels.push_back({ssd_gradient_kernel(activation, N).kernel.spec, kForOneBlock});
+      kernels.push_back(
+          {ssd_gradient_kernel(activation, N).kernel.spec, kForOneBlock, {}, "", kGradientSpills});
     }
     kernels.push_back({ssd_add_parts_kernel(activation).spec, kForEightBlocks});
   }

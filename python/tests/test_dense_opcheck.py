@@ -41,6 +41,21 @@ def test_rms_norm(dtype, sizes, grad):
     opcheck(ops.rms_norm_backward, (x.detach(), x.detach(), weight.detach(), 1e-5))
 
 
+@pytest.mark.parametrize(
+    "dtype, residual_dtype", [*zip(DTYPES, DTYPES), (torch.bfloat16, torch.float32)]
+)
+@pytest.mark.parametrize("rows", [0, 5])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("grad", [False, True])
+def test_add_rms_norm(dtype, residual_dtype, rows, scale, grad):
+    residual = normal(rows, 6, dtype=residual_dtype, grad=grad)
+    update, weight = normal(rows, 6, dtype=dtype, grad=grad), normal(6, dtype=dtype, grad=grad)
+    opcheck(ops.add_rms_norm, (residual, update, weight, 1e-5, scale))
+    total, dnormed, weight = residual.detach(), update.detach(), weight.detach()
+    for dsum in (None, torch.randn_like(total)):
+        opcheck(ops.add_rms_norm_backward, (dsum, dnormed, total, weight, 1e-5, scale))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gate_first", [False, True])
 @pytest.mark.parametrize("with_weight", [False, True])
@@ -130,6 +145,8 @@ def test_write_slots(dtype):
     "op, shapes",
     [
         (lambda x, w: ops.rms_norm(x, w, 1e-5), [(3, 4), (4,)]),
+        (lambda x, u, w: ops.add_rms_norm(x, u, w, 1e-5, 1.0), [(3, 4), (3, 4), (4,)]),
+        (lambda x, u, w: ops.add_rms_norm(x, u, w, 1e-5, 0.4), [(3, 4), (3, 4), (4,)]),
         (lambda y, z, w: ops.gated_norm(y, z, w, 1e-5, 2, True), [(3, 4), (3, 4), (4,)]),
         (lambda y, z, w: ops.gated_norm(y, z, w, 1e-5, 2, False), [(3, 4), (3, 4), (4,)]),
         (

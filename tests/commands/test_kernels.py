@@ -42,7 +42,10 @@ def test_build_list_and_clear(recipe, cache):
     built = build(recipe, cache, "--arch", "sm_80,sm_90a", "--set", "model.dtype=bf16")
     assert {kernel["arch"] for kernel in built} == {"sm_80", "sm_90a"}
     assert all(kernel["registers"] > 0 and kernel["spill_bytes"] == 0 for kernel in built)
-    assert all("__nv_bfloat16" in kernel["name"] for kernel in built)
+    names = {kernel["name"] for kernel in built}
+    assert not any("double" in name for name in names)
+    assert {name for name in names if "ssd_hopper" in name} <= {"baton::ssd_hopper<64>", "baton::ssd_hopper<128>"}
+    assert all(kernel["arch"] == "sm_90a" for kernel in built if "ssd_hopper" in kernel["name"])
     found = listed(cache)
     assert {(k["name"], k["arch"]) for k in found} == {(k["name"], k["arch"]) for k in built}
     # A second time nothing is compiled: each reports the time of the first.

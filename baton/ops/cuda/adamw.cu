@@ -16,6 +16,15 @@ struct AdamwSpan {
   S* master; ///< null without a master
 };
 
+/// a b + c, rounded once.
+__device__ inline float fused(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+
+__device__ inline double fused(double a, double b, double c) {
+  return fma(a, b, c);
+}
+
 template <typename S, int kPack>
 __device__ void read(const S* from, S (&values)[kPack]) {
   widen(load_pack<S, kPack>(from), values);
@@ -47,12 +56,12 @@ update(const AdamwSpan<S, P, G>& span, long long at, const AdamwFactors<S>& fact
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
     const S g = grad[i] * factors.grad_scale;
-    exp_avg[i] = fma(factors.rest1, g, factors.beta1 * exp_avg[i]);
-    exp_avg_sq[i] = fma(factors.rest2 * g, g, factors.beta2 * exp_avg_sq[i]);
+    exp_avg[i] = fused(factors.rest1, g, factors.beta1 * exp_avg[i]);
+    exp_avg_sq[i] = fused(factors.rest2 * g, g, factors.beta2 * exp_avg_sq[i]);
     const S root = sqrt(exp_avg_sq[i]);
     const S change =
-        factors.step_size * exp_avg[i] / fma(root, factors.root_correction, factors.eps);
-    weight[i] = fma(factors.keep, weight[i], -change);
+        factors.step_size * exp_avg[i] / fused(root, factors.root_correction, factors.eps);
+    weight[i] = fused(factors.keep, weight[i], -change);
   }
   write(exp_avg, span.exp_avg + at);
   write(exp_avg_sq, span.exp_avg_sq + at);

@@ -7,7 +7,7 @@ namespace baton {
 
 /// Blocks that share a multiprocessor: what the registers of a width allow.
 template <typename T, int kWidth>
-constexpr int kConvBlocks = kWidth <= 4 ? (sizeof(T) == 2 ? 6 : 5) : (sizeof(T) == 2 ? 4 : 3);
+constexpr int kConvBlocks = kWidth <= 4 ? 5 : (sizeof(T) == 2 ? 4 : 3);
 
 /// Rows that a thread reads ahead of those that it works on, and works on in one go.
 template <typename T>

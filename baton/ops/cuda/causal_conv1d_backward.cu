@@ -323,7 +323,7 @@ __device__ Sum<T> column_gradient(
 /// Gradient of the states, of which a thread takes one channel of one slot: the sequences that
 /// start from the slot are added in their order.
 template <typename T>
-__global__ void __launch_bounds__(kConvThreads) causal_conv1d_state_gradients(
+__global__ void __launch_bounds__(kConvThreads, 8) causal_conv1d_state_gradients(
     const ConvArguments given,
     const ConvGradientArguments gradient,
     void* dstates) {

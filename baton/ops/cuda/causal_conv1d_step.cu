@@ -51,7 +51,7 @@ __device__ void advance_state(
 
 /// A thread takes kPack channels of one sequence.
 template <typename T, int kPack, int kWidth>
-__global__ void __launch_bounds__(kConvStepThreads)
+__global__ void __launch_bounds__(kConvStepThreads, 8)
     causal_conv1d_step(const ConvArguments given, void* states, void* y) {
   const int sequence = blockIdx.x / given.columns;
   const int place = blockIdx.x % given.columns * kConvStepThreads + threadIdx.x;

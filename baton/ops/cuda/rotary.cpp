@@ -67,7 +67,7 @@ at::Tensor rotary_cuda(
       blocks);
   const Launcher launcher(x);
   launcher.launch(
-      rotary_kernel(x.scalar_type(), pack),
+      rotary_kernel(x.scalar_type(), pack, interleaved),
       {.grid =
            {static_cast<unsigned>(blocks),
             static_cast<unsigned>(divide_up(heads, heads_of_thread)),
@@ -85,8 +85,7 @@ at::Tensor rotary_cuda(
       static_cast<int>(x.size(2)),
       static_cast<int>(pairs),
       static_cast<int>(heads_of_thread),
-      attention_factor,
-      static_cast<int>(interleaved));
+      attention_factor);
   return y_THP;
 }
 

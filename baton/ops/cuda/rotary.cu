@@ -6,7 +6,7 @@ namespace baton {
 
 constexpr int kHeadsTogether = 2; // of a thread, read before any is written
 
-/// Cosine and sine of position * frequency. The angle is fp64 and brought near zero there: at a
+/// position * frequency, less whole turns. The angle is fp64 and brought near zero there: at a
 /// million positions an fp32 angle would be off by a tenth of a turn.
 __device__ inline double angle_near_zero(long long position, double frequency) {
   constexpr double kTurn = 6.283185307179586;
@@ -28,15 +28,14 @@ __device__ inline void sine_and_cosine(double angle, float& sine, float& cosine)
 
 /// Where the channels of one head lie that a thread turns: kPack pairs, the two of pair j at
 /// first[j] and second[j], or at the neighbours 2j and 2j + 1 of first and second taken together.
-template <typename T, int kPack>
+template <typename T, int kPack, bool kInterleaved>
 struct Pairs {
   Pack<T, kPack> first;
   Pack<T, kPack> second;
 
-  __device__ Pairs
-  turned(const Sum<T> (&cosines)[kPack], const Sum<T> (&sines)[kPack], bool interleaved) const {
+  __device__ Pairs turned(const Sum<T> (&cosines)[kPack], const Sum<T> (&sines)[kPack]) const {
     Pairs out;
-    if (interleaved) {
+    if constexpr (kInterleaved) {
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
         turn(of(2 * j), of(2 * j + 1), cosines[j], sines[j], out.of(2 * j), out.of(2 * j + 1));
@@ -72,10 +71,55 @@ struct Pairs {
   }
 };
 
+/// The heads of one token, of which a thread takes those from `begin` to `end`.
+template <typename T>
+struct TokenHeads {
+  const T* x;
+  T* y; ///< dense
+  long long head_stride;
+  int head_dim;
+  int begin;
+  int end;
+
+  __device__ const T* x_at(int head) const { return x + head * head_stride; }
+  __device__ T* y_at(int head) const { return y + static_cast<long long>(head) * head_dim; }
+
+  template <int kPack>
+  __device__ void copy(int channel) const {
+    for (int head = begin; head < end; ++head) {
+      store_pack(load_pack<T, kPack>(x_at(head) + channel), y_at(head) + channel);
+    }
+  }
+
+  /// Pairs of which the first ones lie at `first`, the second ones at `second`.
+  template <bool kInterleaved, int kPack>
+  __device__ void
+  turn(int first, int second, const Sum<T> (&cosines)[kPack], const Sum<T> (&sines)[kPack]) const {
+    for (int head = begin; head < end; head += kHeadsTogether) {
+      Pairs<T, kPack, kInterleaved> in[kHeadsTogether];
+#pragma unroll
+      for (int h = 0; h < kHeadsTogether; ++h) {
+        if (head + h < end) {
+          const T* x_P = x_at(head + h);
+          in[h] = {load_pack<T, kPack>(x_P + first), load_pack<T, kPack>(x_P + second)};
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < kHeadsTogether; ++h) {
+        if (head + h < end) {
+          const auto out = in[h].turned(cosines, sines);
+          store_pack(out.first, y_at(head + h) + first);
+          store_pack(out.second, y_at(head + h) + second);
+        }
+      }
+    }
+  }
+};
+
 /// A thread turns the same kPack pairs of some heads of a token, or copies kPack channels that do
 /// not turn: blockIdx.y counts heads_of_thread heads. Frequencies are fp32 or fp64, the other is
 /// null. y is dense.
-template <typename T, int kPack>
+template <typename T, int kPack, bool kInterleaved>
 __global__ void __launch_bounds__(kRowThreads, 3) rotary(
     const T* x,
     T* y,
@@ -89,9 +133,7 @@ __global__ void __launch_bounds__(kRowThreads, 3) rotary(
     int head_dim,
     int pairs,
     int heads_of_thread,
-    double attention_factor,
-    int interleaved) {
-  using S = Sum<T>;
+    double attention_factor) {
   const int turning = pairs / kPack;
   const int items = turning + (head_dim - 2 * pairs) / kPack;
   const long long index = static_cast<long long>(blockIdx.x) * kRowThreads + threadIdx.x;
@@ -101,49 +143,30 @@ __global__ void __launch_bounds__(kRowThreads, 3) rotary(
   }
   const int item = static_cast<int>(index - token * items);
   const int begin = blockIdx.y * heads_of_thread;
-  const int end = min(heads, begin + heads_of_thread);
-  const T* x_HP = x + token * token_stride;
-  T* y_HP = y + token * heads * head_dim;
+  const TokenHeads<T> of_token{
+      x + token * token_stride,
+      y + token * heads * head_dim,
+      head_stride,
+      head_dim,
+      begin,
+      min(heads, begin + heads_of_thread)};
   if (item >= turning) {
-    const int channel = 2 * pairs + (item - turning) * kPack;
-    for (int head = begin; head < end; ++head) {
-      store_pack(
-          load_pack<T, kPack>(x_HP + head * head_stride + channel),
-          y_HP + static_cast<long long>(head) * head_dim + channel);
-    }
+    of_token.template copy<kPack>(2 * pairs + (item - turning) * kPack);
     return;
   }
-  S cosines[kPack];
-  S sines[kPack];
+  Sum<T> cosines[kPack];
+  Sum<T> sines[kPack];
 #pragma unroll
   for (int j = 0; j < kPack; ++j) {
     const int pair = item * kPack + j;
     const double frequency = frequencies == nullptr ? fp64_frequencies[pair] : frequencies[pair];
     sine_and_cosine(angle_near_zero(positions[token], frequency), sines[j], cosines[j]);
-    sines[j] *= static_cast<S>(attention_factor);
-    cosines[j] *= static_cast<S>(attention_factor);
+    sines[j] *= static_cast<Sum<T>>(attention_factor);
+    cosines[j] *= static_cast<Sum<T>>(attention_factor);
   }
-  const int first = item * kPack * (interleaved != 0 ? 2 : 1);
-  const int second = first + (interleaved != 0 ? kPack : pairs);
-  for (int head = begin; head < end; head += kHeadsTogether) {
-    Pairs<T, kPack> in[kHeadsTogether];
-#pragma unroll
-    for (int h = 0; h < kHeadsTogether; ++h) {
-      if (head + h < end) {
-        const T* x_P = x_HP + (head + h) * head_stride;
-        in[h] = {load_pack<T, kPack>(x_P + first), load_pack<T, kPack>(x_P + second)};
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < kHeadsTogether; ++h) {
-      if (head + h < end) {
-        const Pairs<T, kPack> out = in[h].turned(cosines, sines, interleaved != 0);
-        T* y_P = y_HP + static_cast<long long>(head + h) * head_dim;
-        store_pack(out.first, y_P + first);
-        store_pack(out.second, y_P + second);
-      }
-    }
-  }
+  const int first = item * kPack * (kInterleaved ? 2 : 1);
+  const int second = first + (kInterleaved ? kPack : pairs);
+  of_token.template turn<kInterleaved>(first, second, cosines, sines);
 }
 
 } // namespace baton

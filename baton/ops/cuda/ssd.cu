@@ -193,13 +193,7 @@ walk_outputs(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* sta
     multiply<kQ>(state, left(x), right(block.B(i)));
   }
   if (states != nullptr) {
-    store_rows(
-        state,
-        state_at(states, layout, block.number, block.head, channel, 0),
-        layout.state_dim,
-        layout.head_dim - channel,
-        layout.state_dim,
-        layout.state_dim % Tile<float, kN>::kGranule == 0);
+    store_state(state, states, layout, block.number, block.head, channel, 0);
   }
 }
 

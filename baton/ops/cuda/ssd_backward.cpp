@@ -60,7 +60,11 @@ struct Gradients {
   Tensor dA, dbias, dD; ///< fp32; dD may be empty
 };
 
-void launch(const Launcher& launcher, const SsdKernel& kernel, std::array<std::int64_t, 3> grid, const auto&... arguments) {
+void launch(
+    const Launcher& launcher,
+    const SsdKernel& kernel,
+    std::array<std::int64_t, 3> grid,
+    const auto&... arguments) {
   launcher.launch(
       kernel.spec,
       {.grid =
@@ -107,7 +111,11 @@ Tensor chunk_gradients(
   const SsdGradientKernel kernel = ssd_gradient_kernel(plan.dtype, N);
   const std::int64_t parts = choose_parts(plan);
   TORCH_CHECK(
-      G * parts <= kMostBlocks, "the scan on a GPU takes at most ", kMostBlocks, " groups, got ", G);
+      G * parts <= kMostBlocks,
+      "the scan on a GPU takes at most ",
+      kMostBlocks,
+      " groups, got ",
+      G);
   const auto sum_of = [&](const Tensor& gradient) {
     return parts == 1 ? gradient : at::empty({parts, T, G, N}, plan.state_options);
   };
@@ -240,8 +248,8 @@ Gradients8 ssd_backward_cuda(
     double dt_min,
     std::optional<double> dt_max) {
   const SsdTimeStep time_step{dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)};
-  const SsdSizes sizes = checked_ssd_inputs(
-      {x, dt, A, B, C, starts, D, time_step}, {initial_states, initial_slots});
+  const SsdSizes sizes =
+      checked_ssd_inputs({x, dt, A, B, C, starts, D, time_step}, {initial_states, initial_slots});
   check_ssd_gradients(dy, dfinal_states, x, sizes);
   const auto source = [](const OptionalTensor& states, const OptionalTensor& slots) {
     return states.has_value() ? SsdSource(*states, slots) : SsdSource();

@@ -15,7 +15,11 @@ __device__ void run_gradient_block(
     const SsdSegment& chunk) {
   const int number = static_cast<int>(blockIdx.y);
   const SsdGradientBlock<T, kSlices, kOwner> block{
-      layout, in, out, chunk, number / out.parts, number % out.parts};
+      layout, in, out, number / out.parts, number % out.parts};
+  if (threadIdx.x == 0) {
+    block.scalars().chunk = chunk;
+  }
+  __syncthreads();
   const int thread = static_cast<int>(threadIdx.x % (kSsdGradientThreads / 2));
   if (warp_index() < kSsdGradientThreads / 2 / kWarpThreads) {
     SsdInputGradients<T, kSlices, kOwner>(block, time, thread).run();

@@ -209,4 +209,25 @@ state_at(Out* states, const SsdLayout& layout, long long entry, int head, int ch
          column;
 }
 
+/// Writes the state of a head, from channel and column on, to its place in [.., H, P, N]. All lanes
+/// call it.
+template <int kRows, int kColumns, typename Out>
+__device__ void store_state(
+    WarpSums<kRows, kColumns>& state,
+    Out* states,
+    const SsdLayout& layout,
+    long long entry,
+    int head,
+    int channel,
+    int column) {
+  constexpr int kGranule = 16 / static_cast<int>(sizeof(Out));
+  store_rows(
+      state,
+      state_at(states, layout, entry, head, channel, column),
+      layout.state_dim,
+      layout.head_dim - channel,
+      layout.state_dim - column,
+      layout.state_dim % kGranule == 0);
+}
+
 } // namespace baton

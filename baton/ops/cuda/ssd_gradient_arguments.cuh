@@ -10,7 +10,7 @@ namespace baton {
 constexpr int kSsdGradientColumns = 64;  ///< head dims, or state dims, of a tile
 constexpr int kSsdGradientThreads = 512; ///< of a block of ssd_chunk_gradients
 constexpr int kSsdOwnSlices = 2; ///< of 64 state dims, whose gradients of B and C a block adds up
-constexpr int kSsdGradientScalarBytes = 89 * 128; ///< of shared memory, beside tiles
+constexpr int kSsdGradientScalarBytes = 90 * 128; ///< of shared memory, beside tiles
 constexpr int kSsdTokenHeads = 16; ///< of a block of ssd_token_gradients, a warp each
 constexpr int kSsdSumWarps = 32;   ///< of a block of ssd_sum_chunks
 constexpr int kSsdAddThreads = 256;
@@ -41,10 +41,10 @@ struct SsdGradientPlan {
 
 /// Of shared memory, for activations of kValueBytes.
 template <int kValueBytes, int kSlices>
-constexpr int kSsdGradientBytes =
-    SsdGradientPlan<kValueBytes, kSlices, 0>::kTiles * kSsdChunk *
-        (kSsdGradientColumns * kValueBytes + (kValueBytes == 2 ? 0 : 16)) +
-    kSsdGradientScalarBytes;
+constexpr int kSsdGradientBytes = SsdGradientPlan<kValueBytes, kSlices, 0>::kTiles* kSsdChunk*(
+                                      kSsdGradientColumns* kValueBytes +
+                                      (kValueBytes == 2 ? 0 : 16)) +
+                                  kSsdGradientScalarBytes;
 
 /// What is left per token of a pass (64 channels of a head in a chunk); see ssd_gradient_block.cuh.
 enum SsdTokenSum {
@@ -71,14 +71,14 @@ struct SsdGradientInputs {
 /// Dense. The heads of a group are shared by `parts` blocks; a block has at most kSsdOwnSlices
 /// slices of B and C, so that wide states take several blocks, `owners`.
 struct SsdGradientOutputs {
-  void* dx;       ///< [T, H, P], of the activations' dtype
-  void* dkeys;    ///< [T, G, N], of the activations' dtype; with several parts fp32 [parts, T, G, N]
+  void* dx;    ///< [T, H, P], of the activations' dtype
+  void* dkeys; ///< [T, G, N], of the activations' dtype; with several parts fp32 [parts, T, G, N]
   void* dqueries; ///< likewise
   long long tokens;
   int parts;
   int owners;
-  float* token_sums; ///< [chunks, H, passes, owners, kTokenSums, 64]; of other owners than the first
-                     ///< only the first two sums
+  float* token_sums; ///< [chunks, H, passes, owners, kTokenSums, 64]; of other owners than the
+                     ///< first only the first two sums
 };
 
 /// The gradients of time steps, dense, and what chunks leave for the sums over all tokens.

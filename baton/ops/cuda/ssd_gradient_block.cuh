@@ -14,8 +14,8 @@
 //
 // All products are of 64 x 64 tiles: wider heads take several passes, wider states several slices.
 // Of the 16 warps of a block, eight work on x (ssd_gradient_inputs.cuh) and eight on B and C
-// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and passes
-// in the same phases, which barriers separate.
+// (ssd_gradient_keys.cuh), each on 32 rows and 16 columns of a tile. Both walk over heads and
+// passes in the same phases, which barriers separate.
 #pragma once
 
 #include "baton/ops/cuda/shared_memory.cuh"
@@ -37,8 +37,9 @@ struct SsdWarpSums {
 
 /// In shared memory beside the tiles.
 struct SsdGradientScalars {
-  SsdTimes<kSsdChunk> times[2]; ///< of even and odd heads
-  SsdWarpSums sums[2];          ///< of even and odd passes
+  SsdTimes<kSsdChunk> times[2]; ///< of the heads of even and odd turns
+  SsdWarpSums sums[2];          ///< of even and odd turns
+  SsdSegment chunk;
 };
 
 static_assert(sizeof(SsdGradientScalars) <= kSsdGradientScalarBytes);
@@ -52,7 +53,6 @@ struct SsdGradientBlock {
   const SsdLayout& layout;
   const SsdGradientInputs& in;
   const SsdGradientOutputs& out;
-  SsdSegment chunk;
   int group;
   int part;
 
@@ -80,6 +80,8 @@ struct SsdGradientBlock {
   __device__ SsdGradientScalars& scalars() const {
     return *reinterpret_cast<SsdGradientScalars*>(tile(Plan::kTiles).data);
   }
+  /// Read anew each time: there are no registers to keep it in.
+  __device__ const SsdSegment& chunk() const { return scalars().chunk; }
 };
 
 /// A warp's place in a tile, of which it has 32 rows and 16 columns.

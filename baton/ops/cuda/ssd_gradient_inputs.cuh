@@ -21,7 +21,7 @@ struct SsdInputGradients {
   int thread;
   SsdWarpPlace place;
   int stage = Plan::kStages - 1;
-  SsdRawSteps<kSsdChunk> raw; ///< of the next head
+  SsdRawSteps<kSsdChunk> raw; ///< of the next turn
 
   // What is loaded next, and where to.
   int load_head;
@@ -84,9 +84,9 @@ struct SsdInputGradients {
     load(
         number,
         from.data,
-        block.chunk.first * from.stride + at,
+        block.chunk().first * from.stride + at,
         from.stride,
-        block.chunk.tokens,
+        block.chunk().tokens,
         columns,
         from.packed);
   }
@@ -102,7 +102,7 @@ struct SsdInputGradients {
     const SsdLayout& layout = block.layout;
     const int p = load_pass * kSsdGradientColumns;
     const int n = (kOwner * kSsdOwnSlices + load_slice) * kSsdGradientColumns;
-    const long long at = block.chunk.chunk * layout.heads + load_head;
+    const long long at = block.chunk().chunk * layout.heads + load_head;
     load(
         to,
         from,
@@ -178,9 +178,9 @@ struct SsdInputGradients {
       }
     }
     if (warp_index() == kTimeWarp) {
-      raw = read_head(block.first_head());
-      write_head(block.first_head());
-      raw = read_head(block.first_head() + 1);
+      raw = read_turn(0);
+      write_turn(0);
+      raw = read_turn(1);
     }
     if constexpr (Plan::kFirst && Plan::kKeysStay) {
       wait_for_copies<Plan::kAhead - 1>();
@@ -200,13 +200,16 @@ struct SsdInputGradients {
     }
   }
 
-  __device__ SsdRawSteps<kSsdChunk> read_head(int head) const {
-    const int tokens = head < block.end_head() ? block.chunk.tokens : 0;
-    return read_steps<kSsdChunk>(time, head, block.chunk.first, tokens);
+  /// Time steps of the head of a turn; of turns that there are not, of no tokens.
+  __device__ SsdRawSteps<kSsdChunk> read_turn(int turn) const {
+    const int head = block.first_head() + turn / block.passes();
+    const int tokens = head < block.end_head() ? block.chunk().tokens : 0;
+    return read_steps<kSsdChunk>(time, head, block.chunk().first, tokens);
   }
-  __device__ void write_head(int head) const {
+  __device__ void write_turn(int turn) const {
+    const int head = block.first_head() + turn / block.passes();
     if (head < block.end_head()) {
-      write_times(block.scalars().times[head % 2], time, head, raw, block.chunk.tokens);
+      write_times(block.scalars().times[turn % 2], time, head, raw, block.chunk().tokens);
     }
   }
 
@@ -282,10 +285,8 @@ struct SsdInputGradients {
   }
 
   /// Adds what the warps to the right have in the rows, and leaves the sums over the rows.
-  __device__ void leave_crossing(
-      const SsdTimes<kSsdChunk>& times,
-      SsdWarpSums& sums,
-      float (&crossing)[4]) {
+  __device__ void
+  leave_crossing(const SsdTimes<kSsdChunk>& times, SsdWarpSums& sums, float (&crossing)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int j = place.own_row_of(i);
@@ -356,22 +357,18 @@ struct SsdInputGradients {
     const int stride = layout.heads * layout.head_dim;
     store_rows(
         du,
-        static_cast<T*>(block.out.dx) + (block.chunk.first + place.row) * stride +
+        static_cast<T*>(block.out.dx) + (block.chunk().first + place.row) * stride +
             static_cast<long long>(head) * layout.head_dim + p + place.column,
         stride,
-        block.chunk.tokens - place.row,
+        block.chunk().tokens - place.row,
         layout.head_dim - p - place.column,
         layout.head_dim % Square::kGranule == 0);
   }
 
-  __device__ void add_pass(
-      SsdWarpBlock& scores,
-      SsdWarpBlock& dscores,
-      int head,
-      int pass,
-      int turn) {
+  __device__ void
+  add_pass(SsdWarpBlock& scores, SsdWarpBlock& dscores, int head, int pass, int turn) {
     constexpr int kDepth = kSsdGradientColumns;
-    const SsdTimes<kSsdChunk>& times = block.scalars().times[head % 2];
+    const SsdTimes<kSsdChunk>& times = block.scalars().times[turn % 2];
     SsdWarpSums& sums = block.scalars().sums[turn % 2];
     const int buffer = turn % Plan::kBuffers;
     const Square slopes = block.tile(Plan::kSlopes + buffer);
@@ -382,11 +379,12 @@ struct SsdInputGradients {
       open_phase(phase);
       if (phase == 0) {
         if (turn > 0) {
-          write_sums(pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
+          write_sums(
+              pass == 0 ? head - 1 : head, (pass == 0 ? block.passes() : pass) - 1, turn - 1);
         }
-        if (warp_index() == kTimeWarp && pass + 1 == block.passes()) {
-          write_head(head + 1);
-          raw = read_head(head + 2);
+        if (warp_index() == kTimeWarp) {
+          write_turn(turn + 1);
+          raw = read_turn(turn + 2);
         }
       }
       if (Plan::kFirst && phase < kSlices) {
@@ -426,13 +424,13 @@ struct SsdInputGradients {
     const SsdWarpSums& sums = block.scalars().sums[turn % 2];
     const int kind = thread / kSsdChunk;
     const int token = thread % kSsdChunk;
-    const long long at = (block.chunk.chunk * block.layout.heads + head) * block.passes() + pass;
+    const long long at = (block.chunk().chunk * block.layout.heads + head) * block.passes() + pass;
     float* to = block.out.token_sums +
                 ((at * block.out.owners + kOwner) * kTokenSums + kind) * kSsdChunk + token;
     if (kind < 2) {
       const auto& of_warps = kind == kCarriedSum ? sums.carried : sums.left;
-      float sum = (of_warps[0][token] + of_warps[1][token]) +
-                  (of_warps[2][token] + of_warps[3][token]);
+      float sum =
+          (of_warps[0][token] + of_warps[1][token]) + (of_warps[2][token] + of_warps[3][token]);
       if (kind == kCarriedSum && token == kSsdChunk - 1) {
 #pragma unroll
         for (int warp = 0; warp < 8; ++warp) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The warps of a block that add up the gradients of B and C over its heads (ssd_gradient_block.cuh).
+// The warps of a block that add up the gradients of B and C over its heads
+// (ssd_gradient_block.cuh).
 #pragma once
 
 #include "baton/ops/cuda/ssd_gradient_block.cuh"
@@ -31,7 +32,6 @@ struct SsdKeyGradients {
   const SsdGradientBlock<T, kSlices, kOwner>& block;
   int thread; ///< of the warps that do this
   SsdWarpPlace place;
-  int stage = Plan::kStages - 1;
 
   __device__ SsdKeyGradients(const SsdGradientBlock<T, kSlices, kOwner>& block, int thread)
       : block(block), thread(thread), place(warp_index() % 8) {}
@@ -40,11 +40,10 @@ struct SsdKeyGradients {
     SsdWarpBlock dkeys[Plan::kOwn];
     SsdWarpBlock dqueries[Plan::kOwn];
     wait_for_scores();
-    int turn = 0;
-    for (int head = block.first_head(); head < block.end_head(); ++head) {
-      for (int pass = 0; pass < block.passes(); ++pass, ++turn) {
-        add_pass(dkeys, dqueries, head, turn);
-      }
+    const int turns = (block.end_head() - block.first_head()) * block.passes();
+#pragma unroll 1
+    for (int turn = 0; turn < turns; ++turn) {
+      add_pass(dkeys, dqueries, turn);
     }
     add_scores(dkeys, dqueries);
   }
@@ -63,70 +62,81 @@ struct SsdKeyGradients {
   }
 
   __device__ void open_phase(int phase) {
-    if (phase < Plan::kLoads) {
-      stage = next_of(stage, Plan::kStages);
-      if constexpr (Plan::kAhead == 0) {
-        __syncthreads();
-      }
+    if (Plan::kAhead == 0 && phase < Plan::kLoads) {
+      __syncthreads();
     }
     __syncthreads();
   }
 
-  /// sums += factor values, row by row, and dots += the products with the rows of `with`.
+  /// sums += factor values, row by row. Leaves the rows' products with those of the tile numbered
+  /// `with` in dots, added to what is there unless it is the first slice.
   __device__ void add_rows(
       SsdWarpBlock& sums,
-      float (&dots)[4],
       SsdWarpBlock& values,
       const float* factors,
-      Square with) {
+      int with,
+      float (&dots)[4][kSsdChunk],
+      bool first_slice) {
+    float of_rows[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int c = 0; c < 4; c += 2) {
-      // Rows eight apart are permuted alike.
-      const T* const rows_of_with = with.at(place.own_row_of(0), place.own_column_of(c));
+      // Tiles are permuted alike, and so are rows eight apart.
+      const T* const rows_of_with = block.tile(0).at(place.own_row_of(0), place.own_column_of(c)) +
+                                    with * Square::size(kSsdChunk);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float factor = factors[place.own_row_of(i)];
         const float2 other = load_pair(rows_of_with + 8 * i * Square::kStride);
         const float even = element(values, i, c);
         const float odd = element(values, i, c + 1);
-        dots[i] = fmaf(even, other.x, fmaf(odd, other.y, dots[i]));
+        of_rows[i] = fmaf(even, other.x, fmaf(odd, other.y, of_rows[i]));
         element(sums, i, c) = fmaf(factor, even, element(sums, i, c));
         element(sums, i, c + 1) = fmaf(factor, odd, element(sums, i, c + 1));
       }
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float sum = quad_sum(of_rows[i]);
+      if (warp_lane() % 4 == 0) {
+        float& dot = dots[place.column / 16][place.own_row_of(i)];
+        dot = first_slice ? sum : dot + sum;
+      }
+    }
   }
 
-  __device__ void add_pass(
-      SsdWarpBlock (&dkeys)[Plan::kOwn],
-      SsdWarpBlock (&dqueries)[Plan::kOwn],
-      int head,
-      int turn) {
+  __device__ void
+  add_pass(SsdWarpBlock (&dkeys)[Plan::kOwn], SsdWarpBlock (&dqueries)[Plan::kOwn], int turn) {
     constexpr int kDepth = kSsdGradientColumns;
-    const SsdTimes<kSsdChunk>& times = block.scalars().times[head % 2];
+    const SsdTimes<kSsdChunk>& times = block.scalars().times[turn % 2];
+    SsdWarpSums& sums = block.scalars().sums[turn % 2];
     const Square inputs = block.tile(Plan::kInputs + turn % Plan::kBuffers);
     const Square slopes = block.tile(Plan::kSlopes + turn % Plan::kBuffers);
-    float carried[4] = {0, 0, 0, 0};
-    float left_dots[4] = {0, 0, 0, 0};
     float through = 0;
 #pragma unroll
     for (int phase = 0; phase < Plan::kPhases; ++phase) {
       open_phase(phase);
       if (phase < Plan::kOwn) {
+        const int stage = (turn * Plan::kLoads + phase) % Plan::kStages;
         const Square states = block.tile(Plan::kStates + stage);
         const Square dstates = block.tile(Plan::kStateGradients + stage);
+        through += dot(states, dstates);
         {
           SsdWarpBlock values;
           multiply<kDepth>(values, left(slopes, place.row, 0), right(states, 0, place.column));
-          add_rows(dqueries[phase], carried, values, times.from_start, block.queries(phase, stage));
+          const int queries = Plan::kQueries + (Plan::kKeysStay ? phase : stage);
+          add_rows(dqueries[phase], values, times.from_start, queries, sums.carried, phase == 0);
         }
         {
           SsdWarpBlock values;
           multiply<kDepth>(values, left(inputs, place.row, 0), right(dstates, 0, place.column));
-          add_rows(dkeys[phase], left_dots, values, times.input, block.keys(phase, stage));
+          const int keys = Plan::kKeys + (Plan::kKeysStay ? phase : stage);
+          add_rows(dkeys[phase], values, times.input, keys, sums.left, phase == 0);
         }
-        through += dot(states, dstates);
         if (phase + 1 == Plan::kOwn) {
-          leave(block.scalars().sums[turn % 2], carried, left_dots, through);
+          through = warp_sum(through);
+          if (warp_lane() == 0) {
+            sums.through[place.row / 32 * 4 + place.column / 16] = through;
+          }
         }
       }
     }
@@ -145,30 +155,10 @@ struct SsdKeyGradients {
     return sum;
   }
 
-  __device__ void leave(
-      SsdWarpSums& sums,
-      const float (&carried)[4],
-      const float (&left_dots)[4],
-      float through) {
-    const int warp = warp_index() % 8;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float of_carried = quad_sum(carried[i]);
-      const float of_left = quad_sum(left_dots[i]);
-      if (warp_lane() % 4 == 0) {
-        sums.carried[warp % 4][place.own_row_of(i)] = of_carried;
-        sums.left[warp % 4][place.own_row_of(i)] = of_left;
-      }
-    }
-    through = warp_sum(through);
-    if (warp_lane() == 0) {
-      sums.through[warp] = through;
-    }
-  }
-
   /// From the gradients of the scores, which the other warps leave, and to memory.
-  __device__ void
-  add_scores(SsdWarpBlock (&dkeys)[Plan::kOwn], SsdWarpBlock (&dqueries)[Plan::kOwn]) {
+  __device__ void add_scores(
+      SsdWarpBlock (&dkeys)[Plan::kOwn],
+      SsdWarpBlock (&dqueries)[Plan::kOwn]) {
     const Square weights = block.tile(Plan::kWeights);
     __syncthreads();
     __syncthreads();
@@ -179,7 +169,9 @@ struct SsdKeyGradients {
         __syncthreads();
       }
       multiply<kSsdChunk>(
-          dkeys[slice], left(weights, place.row, 0), right(block.queries(slice, 0), 0, place.column));
+          dkeys[slice],
+          left(weights, place.row, 0),
+          right(block.queries(slice, 0), 0, place.column));
       multiply<kSsdChunk>(
           dqueries[slice],
           left_transposed(weights, 0, place.row),
@@ -200,12 +192,12 @@ struct SsdKeyGradients {
     constexpr int kGranule = 16 / static_cast<int>(sizeof(Out));
     const long long N = block.layout.state_dim;
     const int stride = block.layout.groups * block.layout.state_dim;
-    const long long token = block.part * block.out.tokens + block.chunk.first + place.row;
+    const long long token = block.part * block.out.tokens + block.chunk().first + place.row;
     store_rows(
         sums,
         to + token * stride + block.group * N + n,
         stride,
-        block.chunk.tokens - place.row,
+        block.chunk().tokens - place.row,
         block.layout.state_dim - n,
         block.layout.state_dim % kGranule == 0);
   }

@@ -14,125 +14,137 @@ namespace baton {
 /// Steps whose rows are in shared memory or on their way.
 constexpr int kSsdSweepStages = 3;
 
-/// One block for kP channels of a head in a segment: block (segment H + head) tiles + tile. Each
-/// of its warps holds 16 channels times half of the padded state dim kN.
+/// What a block of ssd_sweep works on: kP channels of a head in a segment. Each of its warps holds
+/// 16 channels of the state times half of the padded state dim kN.
 template <typename T, int kP, int kN, bool kReverse>
-__global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && kN <= 128 ? 2 : 1)
-    ssd_sweep(SsdLayout layout, SsdTimeInputs time, SsdSweepInputs in, SsdSweepOutputs out) {
-  constexpr int kThreads = kP / 16 * 2 * kWarpThreads;
-  constexpr int kQ = kSsdStep<T>;
-  constexpr int kStages = kSsdSweepStages;
-  constexpr int kStepsOfChunk = kSsdChunk / kQ;
-  __shared__ SsdTimes<kQ> times[2];
-  const int tiles = (layout.head_dim + kP - 1) / kP;
-  const int head = blockIdx.x / tiles % layout.heads;
-  const int number = blockIdx.x / tiles / layout.heads;
-  const SsdSegment segment = find_segment(layout, number);
-  if (!segment.exists) {
-    return;
+struct SsdSweepBlock {
+  static constexpr int kQ = kSsdStep<T>;
+  static constexpr int kThreads = kP / 16 * 2 * kWarpThreads;
+  static constexpr int kStepsOfChunk = kSsdChunk / kQ;
+  static constexpr int kStage = Tile<T, kP>::size(kQ) + Tile<T, kN>::size(kQ);
+
+  const SsdLayout& layout;
+  const SsdTimeInputs& time;
+  const SsdSweepInputs& in;
+  SsdSegment segment;
+  int number; ///< of the segment
+  int head;
+  int channel; ///< first of the block's, within the head
+  T* tiles;    ///< shared memory: rows of kSsdSweepStages steps
+  SsdTimes<kQ>* times;
+
+  __device__ int steps() const { return (segment.tokens + kQ - 1) / kQ; }
+  /// Which part of the segment step i of the walk takes.
+  __device__ int part(int i) const { return kReverse ? steps() - 1 - i : i; }
+  __device__ int tokens_from(int i) const { return segment.tokens - part(i) * kQ; }
+  /// Whether the state comes into a chunk with step i.
+  __device__ bool enters_chunk(int i) const {
+    return kReverse ? part(i) % kStepsOfChunk == kStepsOfChunk - 1 || i == 0
+                    : part(i) % kStepsOfChunk == 0;
   }
-  const int group = head / (layout.heads / layout.groups);
-  const int tile_channel = blockIdx.x % tiles * kP;
-  const long long value = static_cast<long long>(head) * layout.head_dim + tile_channel;
-  const long long key = static_cast<long long>(group) * layout.state_dim;
-  const int steps = (segment.tokens + kQ - 1) / kQ;
-  // Step i of the walk is part part_of(i) of the segment.
-  const auto part_of = [&](int i) { return kReverse ? steps - 1 - i : i; };
-  constexpr int kStageSize = Tile<T, kP>::size(kQ) + Tile<T, kN>::size(kQ);
-  const auto stage_values = [&](int i) {
-    return Tile<T, kP>{reinterpret_cast<T*>(dynamic_shared()) + i % kStages * kStageSize};
-  };
-  const auto stage_keys = [&](int i) {
-    return Tile<T, kN>{stage_values(i).data + Tile<T, kP>::size(kQ)};
-  };
-  const auto load_step = [&](int i) {
-    if (i < steps) {
-      const int skipped = part_of(i) * kQ;
-      const long long token = segment.first + skipped;
-      const int tokens = min(kQ, segment.tokens - skipped);
+
+  __device__ Tile<T, kP> values(int i) const { return {tiles + i % kSsdSweepStages * kStage}; }
+  __device__ Tile<T, kN> keys(int i) const { return {values(i).data + Tile<T, kP>::size(kQ)}; }
+
+  /// Starts copying the rows of a step, if there is such a step. All threads call it.
+  __device__ void load(int i) const {
+    if (i < steps()) {
+      const long long token = segment.first + part(i) * kQ;
+      const int tokens = min(kQ, tokens_from(i));
+      const int group = head / (layout.heads / layout.groups);
+      const long long key = static_cast<long long>(group) * layout.state_dim;
+      const long long value = static_cast<long long>(head) * layout.head_dim + channel;
       load_tokens<kQ, kThreads>(
-          stage_values(i), in.values, token, tokens, value, layout.head_dim - tile_channel);
-      load_tokens<kQ, kThreads>(stage_keys(i), in.keys, token, tokens, key, layout.state_dim);
+          values(i), in.values, token, tokens, value, layout.head_dim - channel);
+      load_tokens<kQ, kThreads>(keys(i), in.keys, token, tokens, key, layout.state_dim);
     }
     commit_copies();
-  };
-  const auto read_step = [&](int i) {
-    const int skipped = part_of(i) * kQ;
-    return read_steps<kQ>(
-        time, head, segment.first + skipped, i < steps ? segment.tokens - skipped : 0);
-  };
-  const auto write_step = [&](int i, const SsdRawSteps<kQ>& raw) {
-    if (i < steps) {
-      write_times(times[i % 2], time, head, raw, segment.tokens - part_of(i) * kQ);
-    }
-  };
+  }
 
+  __device__ SsdRawSteps<kQ> read_raw(int i) const {
+    return read_steps<kQ>(
+        time, head, segment.first + part(i) * kQ, i < steps() ? tokens_from(i) : 0);
+  }
+  __device__ void write_step(int i, const SsdRawSteps<kQ>& raw) const {
+    if (i < steps()) {
+      write_times(times[i % 2], time, head, raw, tokens_from(i));
+    }
+  }
+};
+
+/// The walk of a warp over a block's segment.
+template <typename T, int kP, int kN, bool kReverse>
+__device__ void walk_states(
+    const SsdSweepBlock<T, kP, kN, kReverse>& block,
+    const SsdSweepOutputs& out) {
+  constexpr int kQ = kSsdStep<T>;
+  const SsdLayout& layout = block.layout;
   const int warp = warp_index();
   const bool keeps_time = warp == 0;
-  const int channel = tile_channel + warp / 2 * 16;
+  const int channel = block.channel + warp / 2 * 16;
   const int column = warp % 2 * (kN / 2);
-  WarpSums<16, kN / 2> state;
   SsdRawSteps<kQ> raw;
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) {
-    load_step(i);
+  for (int i = 0; i < kSsdSweepStages - 1; ++i) {
+    block.load(i);
   }
   if (keeps_time) {
-    write_step(0, read_step(0));
-    raw = read_step(1);
+    block.write_step(0, block.read_raw(0));
+    raw = block.read_raw(1);
   }
-  state = load_state<16, kN / 2>(in.incoming, layout, number, head, channel, column);
+  WarpSums<16, kN / 2> state =
+      load_state<16, kN / 2>(block.in.incoming, layout, block.number, block.head, channel, column);
   double log_decay = 0;
-  for (int i = 0; i < steps; ++i) {
-    wait_for_copies<kStages - 2>();
+  for (int i = 0; i < block.steps(); ++i) {
+    const SsdTimes<kQ>& times = block.times[i % 2];
+    wait_for_copies<kSsdSweepStages - 2>();
     __syncthreads(); // step i has come and is timed, step i - 1 is done with
-    load_step(i + kStages - 1);
+    block.load(i + kSsdSweepStages - 1);
     if (keeps_time) {
-      log_decay += times[i % 2].log_decay;
-      write_step(i + 1, raw);
-      raw = read_step(i + 2);
+      log_decay += times.log_decay;
+      block.write_step(i + 1, raw);
+      raw = block.read_raw(i + 2);
     }
-    const int part = part_of(i);
-    const bool enters_chunk =
-        kReverse ? part % kStepsOfChunk == kStepsOfChunk - 1 || i == 0 : part % kStepsOfChunk == 0;
-    if (out.chunk_states != nullptr && enters_chunk) {
-      store_rows(
-          state,
-          state_at(
-              static_cast<T*>(out.chunk_states),
-              layout,
-              segment.chunk + part / kStepsOfChunk,
-              head,
-              channel,
-              column),
-          layout.state_dim,
-          layout.head_dim - channel,
-          layout.state_dim - column,
-          layout.state_dim % Tile<T, kN>::kGranule == 0);
+    if (out.chunk_states != nullptr && block.enters_chunk(i)) {
+      T* chunks = static_cast<T*>(out.chunk_states);
+      const long long chunk = block.segment.chunk + block.part(i) / block.kStepsOfChunk;
+      store_state(state, chunks, layout, chunk, block.head, channel, column);
     }
-    const SsdTimes<kQ>& now = times[i % 2];
     Held<T, 16, kQ> scaled;
-    scaled.load_transposed(stage_values(i), 0, warp / 2 * 16);
-    if (kReverse) {
-      scaled.scale_columns(now.from_start);
-    } else {
-      scaled.scale_columns(now.input);
-    }
-    state.scale(now.decay);
-    multiply<kQ>(state, left(scaled), right(stage_keys(i), 0, column));
+    scaled.load_transposed(block.values(i), 0, warp / 2 * 16);
+    scaled.scale_columns(kReverse ? times.from_start : times.input);
+    state.scale(times.decay);
+    multiply<kQ>(state, left(scaled), right(block.keys(i), 0, column));
   }
-  if (out.log_decays != nullptr && threadIdx.x == 0 && tile_channel == 0) {
-    out.log_decays[static_cast<long long>(number) * layout.heads + head] =
+  if (out.log_decays != nullptr && threadIdx.x == 0 && block.channel == 0) {
+    out.log_decays[static_cast<long long>(block.number) * layout.heads + block.head] =
         static_cast<float>(log_decay);
   }
   if (out.states != nullptr) {
-    store_rows(
-        state,
-        state_at(out.states, layout, number, head, channel, column),
-        layout.state_dim,
-        layout.head_dim - channel,
-        layout.state_dim - column,
-        layout.state_dim % Tile<float, kN>::kGranule == 0);
+    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  }
+}
+
+/// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile.
+template <typename T, int kP, int kN, bool kReverse>
+__global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && kN <= 128 ? 2 : 1)
+    ssd_sweep(SsdLayout layout, SsdTimeInputs time, SsdSweepInputs in, SsdSweepOutputs out) {
+  using Block = SsdSweepBlock<T, kP, kN, kReverse>;
+  __shared__ SsdTimes<Block::kQ> times[2];
+  const int tiles = (layout.head_dim + kP - 1) / kP;
+  const int number = blockIdx.x / tiles / layout.heads;
+  const Block block{
+      layout,
+      time,
+      in,
+      find_segment(layout, number),
+      number,
+      static_cast<int>(blockIdx.x / tiles % layout.heads),
+      static_cast<int>(blockIdx.x % tiles) * kP,
+      reinterpret_cast<T*>(dynamic_shared()),
+      times};
+  if (block.segment.exists) {
+    walk_states(block, out);
   }
 }
 

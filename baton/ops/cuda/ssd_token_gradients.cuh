@@ -57,8 +57,9 @@ struct SsdTokenGradients {
 
 /// The gradient of dt A at a token is what passes it: from tokens before it to the next state, from
 /// the state to tokens from it on, and between tokens.
-__device__ inline SsdTokenGradients
-add_token_sums(const SsdTokenSums& sums, const SsdTimes<kSsdChunk>& times) {
+__device__ inline SsdTokenGradients add_token_sums(
+    const SsdTokenSums& sums,
+    const SsdTimes<kSsdChunk>& times) {
   const int lane = warp_lane();
   SsdTokenGradients gradients;
   float carried[2];
@@ -103,8 +104,8 @@ __device__ inline void write_skip_sums(
   float all = 0;
   for (int p = warp_lane(); p < head_dim; p += kWarpThreads) {
     const SsdTokenSums of_pass{
-        sums.sums + static_cast<long long>(p / kSsdGradientColumns) * sums.owners * kTokenSums *
-                        kSsdChunk,
+        sums.sums +
+            static_cast<long long>(p / kSsdGradientColumns) * sums.owners * kTokenSums * kSsdChunk,
         1,
         sums.owners};
     const float sum = of_pass(kSkipSum, p % kSsdGradientColumns);

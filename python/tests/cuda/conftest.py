@@ -25,18 +25,24 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keeps BATON_SMALL_TESTS cases of each test, spread over all of them."""
+    """Emulated, the tests are those of minutes. BATON_SMALL_TESTS keeps so many cases of each test,
+    spread over all of them."""
+    mine = [item for item in items if pathlib.Path(__file__).parent in item.path.parents]
+    if not ON_GPU:
+        for item in mine:
+            item.add_marker(pytest.mark.long)
     if not SMALL_TESTS:
         return
     tests = collections.defaultdict(list)
-    for item in items:
+    for item in mine:
         tests[item.path, item.originalname].append(item)
     kept = set()
     for cases in tests.values():
         count = min(SMALL_TESTS, len(cases))
         kept.update(cases[i * len(cases) // count] for i in range(count))
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+    dropped = [item for item in mine if item not in kept]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
 
 
 def emulated_library():
