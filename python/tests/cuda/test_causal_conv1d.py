@@ -31,7 +31,7 @@ def widths(emulated, dtype):
     """Each width and dtype is a kernel of its own, which the emulator takes seconds to compile."""
     if not emulated:
         return range(1, 9)
-    return [4] if dtype == torch.float64 else [1, 2, 4, 8]
+    return {torch.float64: [4], torch.float32: [2, 4], torch.bfloat16: [1, 4, 8]}[dtype]
 
 
 class Case:
