@@ -56,6 +56,7 @@ class ModelClass : public torch::CustomClassHolder {
     config.seed = static_cast<std::uint64_t>(seed);
     config.check();
     std::vector<infer::GenerationRequest> requests;
+    requests.reserve(prompts.size());
     for (const Tokens& prompt : prompts) {
       requests.push_back(
           {.prompt = prompt,

@@ -69,19 +69,30 @@ def check(ops, judge, tensors, weight, group, gate_first):
 )
 def test_groups(ops, judge, device, dtype, gate_first, channels, group):
     weight = normal(channels, dtype=dtype).to(device)
-    check(ops, judge, views(5, channels, dtype, device), weight, group, gate_first)
+    check(ops, judge, views(3, channels, dtype, device), weight, group, gate_first)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows, channels, group", [(0, 8, 4), (1, 16, 16), (1700, 48, 16), (300, 256, 64)])
+@pytest.mark.parametrize(
+    "rows, channels, group", [(0, 8, 4), (1, 16, 16), (700, 48, 16), (300, 256, 64)]
+)
 def test_rows_that_share_blocks(ops, judge, device, dtype, rows, channels, group):
-    """More rows than teams, so that each goes through several."""
+    """Several rows a block, of which some have no row left."""
     weight = normal(channels, dtype=dtype).to(device)
     check(ops, judge, views(rows, channels, dtype, device), weight, group, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_teams_that_go_through_rows(ops, judge, device, dtype):
+    """264 blocks of 512 threads share the rows."""
+    weight = normal(4096, dtype=dtype).to(device)
+    check(ops, judge, views(300, 4096, dtype, device), weight, 4096, True)
+
+
 @pytest.mark.parametrize("gate_first", [True, False])
-@pytest.mark.parametrize("channels, group", [(64, 16), (2048, 512), (8192, 8192), (9000, 9000), (93, 31)])
+@pytest.mark.parametrize(
+    "channels, group", [(64, 16), (2048, 512), (8192, 8192), (9000, 9000), (93, 31)]
+)
 def test_fp32_weight_beside_bf16(ops, judge, device, gate_first, channels, group):
     weight = normal(channels, dtype=torch.float32).to(device)
     check(ops, judge, views(9, channels, torch.bfloat16, device), weight, group, gate_first)

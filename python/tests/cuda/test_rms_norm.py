@@ -21,8 +21,8 @@ ADDED = [
     (torch.bfloat16, torch.float32, torch.float32),
 ]
 
-# Channels that go one by one; lanes of a warp, of several rows; whole warps; teams that are no power
-# of two; two packs a thread; more than registers hold, by packs and one by one.
+# Channels that go one by one; lanes of a warp; whole warps; teams that are no power of two; two
+# packs a thread; more than registers hold, by packs and one by one.
 CHANNELS = [1, 3, 8, 31, 64, 260, 2048, 4097, 5000, 8192, 9000, 20000]
 
 
@@ -107,6 +107,14 @@ def test_sizes(ops, judge, device, dtype, channels):
 def test_rows_that_share_blocks(ops, judge, device, dtype, rows, channels):
     """Several rows a block, of which some have no row left."""
     x, dy = normal(rows, channels, dtype=dtype), normal(rows, channels, dtype=dtype)
+    check(ops, judge, device, x, normal(channels, dtype=dtype), dy)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_teams_that_go_through_rows(ops, judge, device, dtype):
+    """264 blocks of 512 threads share the rows."""
+    channels = 1024 if dtype == torch.float64 else 4096
+    x, dy = normal(300, channels, dtype=dtype), normal(300, channels, dtype=dtype)
     check(ops, judge, device, x, normal(channels, dtype=dtype), dy)
 
 

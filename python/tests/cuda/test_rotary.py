@@ -36,7 +36,9 @@ def check(ops, judge, device, x, positions, frequencies, factor, interleaved):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("tokens, heads", [(0, 2), (1, 1), (5, 3), (70, 16)])
-@pytest.mark.parametrize("head_dim, fraction", [(64, 1.0), (64, 0.5), (10, 0.8), (7, 0.5), (128, 0.25)])
+@pytest.mark.parametrize(
+    "head_dim, fraction", [(64, 1.0), (64, 0.5), (10, 0.8), (7, 0.5), (128, 0.25)]
+)
 def test_sizes(ops, judge, device, dtype, interleaved, tokens, heads, head_dim, fraction):
     x = normal(tokens, heads, head_dim, dtype=dtype).to(device)
     frequencies, _ = judge.rotary_frequencies(head_dim, fraction=fraction)

@@ -39,8 +39,6 @@ def assert_close(ours, judge, dtype, name=""):
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 @pytest.mark.parametrize("seqlen", [1, 3, 31, 32, 33, 70])
 def test_convolution_with_states(device, dtype, width, seqlen):
-    if device == "cuda" and dtype == torch.float64:
-        pytest.skip("CUDA's convolution takes bf16 and fp32")
     x = random(2, DIM, seqlen, dtype=dtype, device=device)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     weight = random(DIM, width, dtype=wide, device=device)

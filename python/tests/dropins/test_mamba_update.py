@@ -53,6 +53,8 @@ def assert_close(ours, judge, dtype):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("softplus", [True, False])
 def test_update(device, dtype, tied, softplus):
+    if device == "cuda" and dtype == torch.float64 and tied:
+        pytest.skip("CUDA's scan takes bf16 and fp32")
     inputs = update_inputs(device, dtype, tied, softplus=softplus)
     judge, judge_state = plain.state_update(**double(inputs))
     out = baton.selective_state_update(**inputs)
