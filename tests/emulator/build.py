@@ -59,13 +59,15 @@ def device_command(compiler, flags):
          *includes])
 
 
-def build(build_folder, out):
+def compile_sources(build_folder, out, leave_out=frozenset(), own_names=True):
+    """The compiler and the objects: with `own_names` of the operators baton_emulated::name, else of
+    those of CUDA themselves (tests/pretend_gpu)."""
     build_folder, out = pathlib.Path(build_folder).resolve(), pathlib.Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     commands = json.loads((build_folder / "compile_commands.json").read_text())
     compiler, flags = borrowed_flags(build_folder, commands)
     command = [compiler, *flags, f"-I{EMULATOR / 'include'}", f"-I{EMULATOR.parent}", f"-I{ROOT}",
-               "-Wno-unused-variable", "-include", "emulator/registration.h",
+               "-Wno-unused-variable", *(["-include", "emulator/registration.h"] * own_names),
                f'-DEMULATOR_ROOT="{ROOT}"', f'-DEMULATOR_FOLDER="{EMULATOR}"',
                f'-DEMULATOR_CACHE="{out / "kernels"}"',
                f'-DEMULATOR_COMMAND="{device_command(compiler, flags)}"']
@@ -77,13 +79,13 @@ def build(build_folder, out):
                     if not source.stem.endswith(("_test", "_bench"))
                     and tree / source.relative_to(ROOT) not in known]
     sources += [source for source in sorted((ROOT / "baton/ops/cuda").glob("*.cpp"))
-                if source.stem not in ONLY_CUDA]
+                if source.stem not in ONLY_CUDA | leave_out]
     sources.append(EMULATOR / "compile.cpp")
 
     def compile_one(source):
         """The object of a source; compiled again where it or what it includes has changed."""
         words = command
-        if ROOT / "baton/ops/cuda" not in source.parents:  # registers as it stands
+        if own_names and ROOT / "baton/ops/cuda" not in source.parents:  # registers as it stands
             at = command.index("-include")
             words = command[:at] + command[at + 2:]
         words = [*words, "-c", source]
@@ -109,7 +111,12 @@ def build(build_folder, out):
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, sources))
+        return compiler, list(pool.map(compile_one, sources))
+
+
+def build(build_folder, out):
+    build_folder, out = pathlib.Path(build_folder).resolve(), pathlib.Path(out).resolve()
+    compiler, objects = compile_sources(build_folder, out)
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     library = out / f"libbaton_emulated.{key}.so"
     if not library.exists():

@@ -355,6 +355,16 @@ at::Scalar local_scalar(const at::Tensor& self) {
   return at::_local_scalar_dense(on_host(self));
 }
 
+/// Only GPUs have a product of bf16 matrices with an fp32 result.
+at::Tensor& mm_dtype_out(
+    const at::Tensor& self,
+    const at::Tensor& mat2,
+    at::ScalarType dtype,
+    at::Tensor& out) {
+  on_host(out).copy_(at::mm(on_host(self).to(dtype), on_host(mat2).to(dtype)));
+  return out;
+}
+
 } // namespace
 
 C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::FakeGuardImpl<c10::DeviceType::CUDA>);
@@ -372,6 +382,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty_strided", empty_strided);
   library.impl("copy_", copy_);
   library.impl("_local_scalar_dense", local_scalar);
+  library.impl("mm.dtype_out", mm_dtype_out);
   library.impl("as_strided", at::native::as_strided_tensorimpl);
   library.impl("view", TORCH_FN(at::native::view));
   library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
