@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/jit/cache_lock.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <condition_variable>
+#include <cstdint>
 #include <ctime>
 #include <filesystem>
 #include <mutex>
@@ -144,8 +146,11 @@ void remove_idle_locks(const std::string& folder, std::chrono::seconds age) {
        file.increment(error)) {
     const std::string path = file->path().string();
     struct stat status {};
-    if (stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
-        std::time(nullptr) - status.st_mtime < age.count()) {
+    if (stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
+      continue;
+    }
+    // A file system's clock may be ahead of ours: what it has just written is not younger than new.
+    if (std::max<std::int64_t>(std::time(nullptr) - status.st_mtime, 0) < age.count()) {
       continue;
     }
     const int descriptor = open(path.c_str(), O_RDWR | O_CLOEXEC);

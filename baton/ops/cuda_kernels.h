@@ -33,13 +33,12 @@ struct KernelModel {
   std::int64_t conv_width = 0;
 };
 
-/// A kernel, the registers of a thread that it may take at most, and what it is for.
+/// A kernel, the registers of a thread that it may take at most, and what it is for. None may spill.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;
   std::function<bool(const KernelModel&)> sizes_serve = {}; ///< none: models of all sizes
   std::string arch = {}; ///< the only one that has its instructions; empty: any
-  int spill_bytes = 0;   ///< that it may take at most: more than 0 says that it wants work
 
   bool fits(const std::string& other) const { return arch.empty() || arch == other; }
   /// Whether such a model may launch it. Beside bf16 some tensors of a model are fp32.
