@@ -25,7 +25,26 @@ const std::vector<EnvVariable>& env_variables() {
       kEnvTorchMemory,
       kEnvTorchCudaMemory,
       kEnvUserCache,
-      kEnvHome};
+      kEnvHome,
+      kEnvRank,
+      kEnvWorldSize,
+      kEnvLocalRank,
+      kEnvMasterAddress,
+      kEnvMasterPort,
+      kEnvAgentStore,
+      kEnvRestartCount,
+      kEnvSlurmStep,
+      kEnvSlurmRank,
+      kEnvSlurmSize,
+      kEnvSlurmLocalRank,
+      kEnvSlurmHosts,
+      kEnvOpenMpiRank,
+      kEnvOpenMpiSize,
+      kEnvOpenMpiLocalRank,
+      kEnvPmiRank,
+      kEnvPmiSize,
+      kEnvPmiLocalRank,
+      kEnvGlooInterface};
   return variables;
 }
 

@@ -61,6 +61,78 @@ inline constexpr EnvVariable kEnvHome = {
     "none: compiled kernels stay in memory",
     "home folder of this user"};
 
+// What a launcher tells each process, as torchrun names it.
+inline constexpr EnvVariable kEnvRank = {
+    "RANK",
+    "the launcher's, else 0",
+    "number of this process among those of a run, from 0"};
+inline constexpr EnvVariable kEnvWorldSize = {
+    "WORLD_SIZE",
+    "the launcher's, else 1",
+    "processes of a run"};
+inline constexpr EnvVariable kEnvLocalRank = {
+    "LOCAL_RANK",
+    "the launcher's, else 0",
+    "number of this process on its host; run.device = cuda takes the GPU of this number"};
+inline constexpr EnvVariable kEnvMasterAddress = {
+    "MASTER_ADDR",
+    "Slurm's first host, else 127.0.0.1",
+    "host where the ranks of a run meet"};
+inline constexpr EnvVariable kEnvMasterPort = {
+    "MASTER_PORT",
+    "29500",
+    "port where the ranks of a run meet"};
+inline constexpr EnvVariable kEnvAgentStore = {
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "rank 0 serves it",
+    "True: torchrun itself serves the store where ranks meet"};
+inline constexpr EnvVariable kEnvRestartCount = {
+    "TORCHELASTIC_RESTART_COUNT",
+    "0",
+    "how often torchrun has restarted the run"};
+inline constexpr EnvVariable kEnvSlurmStep = {
+    "SLURM_STEP_ID",
+    "not under srun",
+    "set by srun: then SLURM_PROCID and the like count"};
+inline constexpr EnvVariable kEnvSlurmRank = {"SLURM_PROCID", "none", "RANK under srun"};
+inline constexpr EnvVariable kEnvSlurmSize = {
+    "SLURM_STEP_NUM_TASKS",
+    "none",
+    "WORLD_SIZE under srun"};
+inline constexpr EnvVariable kEnvSlurmLocalRank = {
+    "SLURM_LOCALID",
+    "none",
+    "LOCAL_RANK under srun"};
+inline constexpr EnvVariable kEnvSlurmHosts = {
+    "SLURM_STEP_NODELIST",
+    "none",
+    "hosts of a Slurm step; the first is MASTER_ADDR"};
+inline constexpr EnvVariable kEnvOpenMpiRank = {
+    "OMPI_COMM_WORLD_RANK",
+    "none",
+    "RANK under Open MPI's mpirun"};
+inline constexpr EnvVariable kEnvOpenMpiSize = {
+    "OMPI_COMM_WORLD_SIZE",
+    "none",
+    "WORLD_SIZE under Open MPI's mpirun"};
+inline constexpr EnvVariable kEnvOpenMpiLocalRank = {
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "none",
+    "LOCAL_RANK under Open MPI's mpirun"};
+inline constexpr EnvVariable kEnvPmiRank = {"PMI_RANK", "none", "RANK under MPICH and its kin"};
+inline constexpr EnvVariable kEnvPmiSize = {
+    "PMI_SIZE",
+    "none",
+    "WORLD_SIZE under MPICH and its kin"};
+inline constexpr EnvVariable kEnvPmiLocalRank = {
+    "MPI_LOCALRANKID",
+    "none",
+    "LOCAL_RANK under MPICH and its kin"};
+inline constexpr EnvVariable kEnvGlooInterface = {
+    "GLOO_SOCKET_IFNAME",
+    "the host name's",
+    "network interface by which ranks on CPUs talk"};
+
 /// The value of a variable, or none if it is unset or empty.
 std::optional<std::string> read_env(const EnvVariable& variable);
 
