@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/shared_attention.h"
 #include "baton/ops/attention.h"
 #include "baton/ops/paged_attention.h"
 #include "baton/ops/rms_norm.h"
@@ -126,13 +127,60 @@ at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& co
   const at::Tensor q_THP = heads(q_proj_(hidden_TD), q_norm_, context.positions_T);
   const at::Tensor k_THP = heads(k_proj_(hidden_TD), k_norm_, context.positions_T);
   const at::Tensor v_THP = v_proj_(hidden_TD).unflatten(1, {-1, config_.head_dim});
-  if (context.form != Form::kTrain) {
-    return o_proj_(attend_cache(q_THP, k_THP, v_THP, context).flatten(1));
+  const at::Tensor out_THP = context.form == Form::kTrain
+                                 ? attend(q_THP, k_THP, v_THP, context)
+                                 : attend_cache(q_THP, k_THP, v_THP, context);
+  return o_proj_(out_THP.flatten(1));
+}
+
+at::Tensor Attention::attend(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const StepContext& context) const {
+  if (context.shared != nullptr) {
+    return context.shared->strategy() == parallel::ContextStrategy::kBaton
+               ? shared_attention(q_THP, k_THP, v_THP, scale_, *context.shared)
+               : attend_by_heads(q_THP, k_THP, v_THP, *context.shared);
   }
   const at::Tensor& starts = context.layout.starts_B1;
   const ops::LongestSequences longest{context.layout.longest, context.layout.longest};
-  return o_proj_(
-      ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_, longest).out_THP.flatten(1));
+  return ops::attention(q_THP, k_THP, v_THP, starts, starts, scale_, longest).out_THP;
+}
+
+at::Tensor Attention::attend_by_heads(
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const parallel::Context& shared) const {
+  const std::int64_t ranks = shared.group().size();
+  TORCH_CHECK(
+      config_.num_heads % ranks == 0 &&
+          (config_.num_kv_heads % ranks == 0 || ranks % config_.num_kv_heads == 0),
+      "parallel.context = all_to_all wants model.attention.num_heads to be a multiple of cp, and "
+      "one of num_kv_heads and cp to divide the other: heads ",
+      config_.num_heads,
+      ", num_kv_heads ",
+      config_.num_kv_heads,
+      ", cp ",
+      ranks);
+  const std::int64_t queries = config_.num_heads / ranks;
+  const std::int64_t keys = shared.own_groups(config_.num_kv_heads).second;
+  const at::Tensor columns = shared.to_columns(at::cat(
+      {shared.share_groups(q_THP), shared.share_groups(k_THP), shared.share_groups(v_THP)}, 2));
+  const std::vector<at::Tensor> own =
+      columns.unflatten(1, {-1, config_.head_dim}).split_with_sizes({queries, keys, keys}, 1);
+  const SequenceLayout& stream = shared.stream();
+  const at::Tensor out_THP = ops::attention(
+                                 own[0],
+                                 own[1],
+                                 own[2],
+                                 stream.starts_B1,
+                                 stream.starts_B1,
+                                 scale_,
+                                 {stream.longest, stream.longest})
+                                 .out_THP;
+  return shared.to_rows(out_THP.flatten(1)).flatten(1).unflatten(1, {-1, config_.head_dim});
 }
 
 at::Tensor Attention::attend_cache(

@@ -23,6 +23,18 @@ class Attention final : public Sublayer {
   /// x [T, heads * P] -> [T, heads, P], normed and turned where the configuration says so.
   at::Tensor heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& positions_T) const;
 
+  /// Whole sequences, by one rank or by those that share the stream.
+  at::Tensor attend(
+      const at::Tensor& q_THP,
+      const at::Tensor& k_THP,
+      const at::Tensor& v_THP,
+      const StepContext& context) const;
+  at::Tensor attend_by_heads(
+      const at::Tensor& q_THP,
+      const at::Tensor& k_THP,
+      const at::Tensor& v_THP,
+      const parallel::Context& shared) const;
+
   /// Keys and values join the cache; queries see all of their sequence that the cache holds.
   at::Tensor attend_cache(
       const at::Tensor& q_THP,

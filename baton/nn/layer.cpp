@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/layer.h"
 
+#include <vector>
+
 #include <ATen/ATen.h>
 
 #include "baton/ops/dropout.h"
@@ -21,13 +23,27 @@ Layer::Layer(char symbol, std::int64_t index, const LayerConfig& config, Paramet
            .weight_decay = false})),
       sublayer_(make_sublayer(symbol, {.layer_name = name_, .config = config, .store = store})) {}
 
+// A token's mask is that of its place in the stream, whichever rank has it.
+at::Tensor Layer::drop(const at::Tensor& output_TD, const StepContext& context) const {
+  const RandomKey key = context.random_key.with(name_);
+  if (context.shared == nullptr) {
+    return ops::dropout(output_TD, key, 0, dropout_);
+  }
+  const parallel::ContextPart& part = context.shared->part();
+  const std::vector<at::Tensor> segments =
+      output_TD.split_with_sizes({part.lengths[0], part.lengths[1]});
+  return at::cat(
+      {ops::dropout(segments[0], key, part.begins[0], dropout_),
+       ops::dropout(segments[1], key, part.begins[1], dropout_)});
+}
+
 at::Tensor Layer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
   // The residual stream may be wider (fp32) than what the sublayer computes in.
   const at::Tensor input_TD = hidden_TD.to(norm_.value.scalar_type());
   at::Tensor output_TD =
       sublayer_->forward(ops::rms_norm(input_TD, norm_.value, norm_eps_), context);
   if (context.dropout && dropout_ > 0.0) {
-    output_TD = ops::dropout(output_TD, context.random_key.with(name_), 0, dropout_);
+    output_TD = drop(output_TD, context);
   }
   return at::add(hidden_TD, output_TD, residual_multiplier_);
 }

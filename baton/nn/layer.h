@@ -23,6 +23,8 @@ class Layer {
   std::vector<StateSpec> states() const { return sublayer_->states(); }
 
  private:
+  at::Tensor drop(const at::Tensor& output_TD, const StepContext& context) const;
+
   std::string name_;
   double norm_eps_;
   double dropout_;

@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/baton_scan.h"
 #include "baton/ops/causal_conv1d.h"
 #include "baton/ops/ssd.h"
 #include "baton/ops/ssd_step.h"
@@ -139,24 +140,52 @@ Mamba2Core::Input Mamba2Core::split_input(const at::Tensor& input_TC) const {
   return {.xbc_TC = parts[0], .dt_TH = parts[1]};
 }
 
+Mamba2Core::Share Mamba2Core::all_heads() const {
+  return {0, config_.num_heads, 0, config_.num_groups};
+}
+
+Mamba2Core::Share Mamba2Core::own_heads(const parallel::Context& shared) const {
+  const std::int64_t ranks = shared.group().size();
+  TORCH_CHECK(
+      config_.num_heads % ranks == 0 &&
+          (config_.num_groups % ranks == 0 || ranks % config_.num_groups == 0),
+      "parallel.context = all_to_all wants model.mamba.num_heads to be a multiple of cp, and one "
+      "of "
+      "num_groups and cp to divide the other: heads ",
+      config_.num_heads,
+      ", groups ",
+      config_.num_groups,
+      ", cp ",
+      ranks);
+  const std::int64_t heads = config_.num_heads / ranks;
+  const auto [first_group, groups] = shared.own_groups(config_.num_groups);
+  return {shared.group().rank() * heads, heads, first_group, groups};
+}
+
 ops::SsdInputs Mamba2Core::scan_inputs(
     const at::Tensor& convolved_TC,
     const at::Tensor& dt_TH,
-    const StepContext& context) const {
-  const std::int64_t grouped = config_.num_groups * config_.state_size;
+    const at::Tensor& starts_B1,
+    const Share& share) const {
+  const std::int64_t grouped = share.groups * config_.state_size;
   const std::vector<at::Tensor> parts =
-      convolved_TC.split_with_sizes({config_.inner(), grouped, grouped}, 1);
-  const std::vector<std::int64_t> groups{config_.num_groups, config_.state_size};
+      convolved_TC.split_with_sizes({share.heads * config_.head_dim, grouped, grouped}, 1);
+  const std::vector<std::int64_t> groups{share.groups, config_.state_size};
+  const auto of_heads = [&](const Parameter* parameter) {
+    return share.heads == config_.num_heads
+               ? parameter->value
+               : parameter->value.narrow(0, share.first_head, share.heads);
+  };
   return {
-      .x_THP = parts[0].unflatten(1, {config_.num_heads, config_.head_dim}),
+      .x_THP = parts[0].unflatten(1, {share.heads, config_.head_dim}),
       .dt_TH = dt_TH,
-      .A_H = A_log_->value.exp().neg(),
+      .A_H = of_heads(A_log_).exp().neg(),
       .B_TGN = parts[1].unflatten(1, groups),
       .C_TGN = parts[2].unflatten(1, groups),
-      .starts = context.layout.starts_B1,
-      .D = D_->value,
+      .starts = starts_B1,
+      .D = of_heads(D_),
       .time_step = {
-          .bias_H = dt_bias_->value,
+          .bias_H = of_heads(dt_bias_),
           .softplus = true,
           .min = config_.dt_min,
           .max = config_.dt_max}};
@@ -164,15 +193,69 @@ ops::SsdInputs Mamba2Core::scan_inputs(
 
 at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& context) const {
   const Input input = split_input(input_TC);
-  const at::Tensor xbc_TC = ops::causal_conv1d(
-                                input.xbc_TC,
-                                conv_weight_->value,
-                                value_of(conv_bias_),
-                                context.layout.starts_B1,
-                                {},
-                                true)
-                                .y_TC;
-  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, context)).y_THP.flatten(1);
+  if (context.shared == nullptr) {
+    return train_alone(input, context.layout.starts_B1, all_heads());
+  }
+  return context.shared->strategy() == parallel::ContextStrategy::kBaton
+             ? train_by_baton(input, *context.shared)
+             : train_by_heads(input, *context.shared);
+}
+
+at::Tensor
+Mamba2Core::train_alone(const Input& input, const at::Tensor& starts_B1, const Share& share) const {
+  // x, B and C of the share among the channels of the convolution.
+  const auto of_channels = [&](const at::Tensor& values) {
+    if (share.heads == config_.num_heads) {
+      return values;
+    }
+    const std::int64_t grouped = config_.num_groups * config_.state_size;
+    const std::int64_t first = config_.inner() + share.first_group * config_.state_size;
+    const std::int64_t size = share.groups * config_.state_size;
+    return at::cat(
+        {values.narrow(0, share.first_head * config_.head_dim, share.heads * config_.head_dim),
+         values.narrow(0, first, size),
+         values.narrow(0, first + grouped, size)});
+  };
+  const std::optional<at::Tensor> bias =
+      conv_bias_ == nullptr ? std::nullopt : std::optional(of_channels(conv_bias_->value));
+  const at::Tensor xbc_TC =
+      ops::causal_conv1d(input.xbc_TC, of_channels(conv_weight_->value), bias, starts_B1, {}, true)
+          .y_TC;
+  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, starts_B1, share)).y_THP.flatten(1);
+}
+
+at::Tensor Mamba2Core::train_by_baton(const Input& input, const parallel::Context& shared) const {
+  const SequenceLayout& layout = shared.layout();
+  ops::CausalConv1dStates tails;
+  if (config_.conv_width > 1) {
+    tails.initial_states = shared.pass_tails(input.xbc_TC, config_.conv_width);
+    tails.initial_slots_B = layout.initial_slots_B;
+  }
+  const at::Tensor xbc_TC =
+      ops::causal_conv1d(
+          input.xbc_TC, conv_weight_->value, value_of(conv_bias_), layout.starts_B1, tails, true)
+          .y_TC;
+  return baton_scan(scan_inputs(xbc_TC, input.dt_TH, layout.starts_B1, all_heads()), shared)
+      .flatten(1);
+}
+
+at::Tensor Mamba2Core::train_by_heads(const Input& input, const parallel::Context& shared) const {
+  const Share share = own_heads(shared);
+  const std::int64_t ranks = shared.group().size();
+  const std::int64_t grouped = config_.num_groups * config_.state_size;
+  const std::vector<at::Tensor> parts =
+      input.xbc_TC.split_with_sizes({config_.inner(), grouped, grouped}, 1);
+  const std::vector<std::int64_t> groups{config_.num_groups, config_.state_size};
+  const at::Tensor columns = shared.to_columns(at::cat(
+      {parts[0].unflatten(1, {ranks, -1}),
+       shared.share_groups(parts[1].unflatten(1, groups)),
+       shared.share_groups(parts[2].unflatten(1, groups)),
+       input.dt_TH.unflatten(1, {ranks, -1})},
+      2));
+  const std::vector<at::Tensor> own =
+      columns.split_with_sizes({columns.size(1) - share.heads, share.heads}, 1);
+  const at::Tensor y_TC = train_alone({own[0], own[1]}, shared.stream().starts_B1, share);
+  return shared.to_rows(y_TC).flatten(1);
 }
 
 at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& context) const {
@@ -189,7 +272,7 @@ at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& co
       true);
   ops::write_slots_(conv_state, layout.final_slots_B, convolved.final_states_BCK);
   const ops::SsdOutput scanned = ops::ssd(
-      scan_inputs(convolved.y_TC, input.dt_TH, context),
+      scan_inputs(convolved.y_TC, input.dt_TH, layout.starts_B1, all_heads()),
       {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B});
   ops::write_slots_(ssm_state, layout.final_slots_B, scanned.final_states_BHPN);
   return scanned.y_THP.flatten(1);
@@ -206,7 +289,8 @@ at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& conte
       context.cache->at(conv_state_name_),
       slots,
       true);
-  const ops::SsdInputs inputs = scan_inputs(xbc_TC, input.dt_TH, context);
+  const ops::SsdInputs inputs =
+      scan_inputs(xbc_TC, input.dt_TH, context.layout.starts_B1, all_heads());
   at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
   return ops::ssd_step_(
              {.x_BHP = inputs.x_THP,

@@ -33,11 +33,27 @@ class Mamba2Core final : public MixerCore {
   };
   Input split_input(const at::Tensor& input_TC) const;
 
+  /// The heads that this rank scans, and their groups.
+  struct Share {
+    std::int64_t first_head;
+    std::int64_t heads;
+    std::int64_t first_group;
+    std::int64_t groups;
+  };
+  Share all_heads() const;
+  Share own_heads(const parallel::Context& shared) const;
+
   /// Views of the convolved columns x, B, C, with dt and the parameters.
   ops::SsdInputs scan_inputs(
       const at::Tensor& convolved_TC,
       const at::Tensor& dt_TH,
-      const StepContext& context) const;
+      const at::Tensor& starts_B1,
+      const Share& share) const;
+
+  /// The three ways of `train`: alone, with the state handed on, with the heads divided.
+  at::Tensor train_alone(const Input& input, const at::Tensor& starts_B1, const Share& share) const;
+  at::Tensor train_by_baton(const Input& input, const parallel::Context& shared) const;
+  at::Tensor train_by_heads(const Input& input, const parallel::Context& shared) const;
 
   Mamba2Config config_;
   at::ScalarType dtype_;

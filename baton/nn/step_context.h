@@ -7,6 +7,7 @@
 #include "baton/base/layout.h"
 #include "baton/base/random.h"
 #include "baton/nn/state_spec.h"
+#include "baton/parallel/context.h"
 
 namespace baton::nn {
 
@@ -24,6 +25,8 @@ struct StepContext {
   Form form = Form::kTrain;
   bool dropout = false;    ///< false in evaluation and inference
   RandomKey random_key{0}; ///< of (seed, "dropout", global microbatch)
+  /// Null unless ranks share the stream; `layout` is then that of this rank's tokens.
+  const parallel::Context* shared = nullptr;
 };
 
 } // namespace baton::nn

@@ -70,33 +70,20 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
     if (!gradients[0].defined()) {
       return inputs;
     }
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("baton::attention_backward", "")
-                               .typed<Triple(
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   const at::Tensor&,
-                                   double,
-                                   std::int64_t,
-                                   std::int64_t)>();
     const variable_list saved = context->get_saved_variables();
-    std::tie(inputs[0], inputs[1], inputs[2]) = op.call(
+    AttentionGradients found = attention_backward(
         gradients[0],
         saved[0],
         saved[1],
         saved[2],
-        saved[5],
-        saved[6],
+        {saved[5], saved[6]},
         saved[3],
         saved[4],
         context->saved_data["scale"].toDouble(),
-        context->saved_data["longest_q"].toInt(),
-        context->saved_data["longest_k"].toInt());
+        {context->saved_data["longest_q"].toInt(), context->saved_data["longest_k"].toInt()});
+    inputs[0] = std::move(found.dq_THP);
+    inputs[1] = std::move(found.dk_THP);
+    inputs[2] = std::move(found.dv_THP);
     return inputs;
   }
 };
@@ -199,6 +186,45 @@ AttentionOutput attention(
   auto [out_THP, log_sum_exp_HT] = call_attention(
       q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest.queries, longest.keys);
   return {std::move(out_THP), std::move(log_sum_exp_HT)};
+}
+
+AttentionGradients attention_backward(
+    const at::Tensor& dout_THP,
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const AttentionOutput& output,
+    const at::Tensor& starts_q_B1,
+    const at::Tensor& starts_k_B1,
+    double scale,
+    const LongestSequences& longest) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("baton::attention_backward", "")
+                             .typed<Triple(
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 const at::Tensor&,
+                                 double,
+                                 std::int64_t,
+                                 std::int64_t)>();
+  auto [dq_THP, dk_THP, dv_THP] = op.call(
+      dout_THP,
+      q_THP,
+      k_THP,
+      v_THP,
+      output.out_THP,
+      output.log_sum_exp_HT,
+      starts_q_B1,
+      starts_k_B1,
+      scale,
+      longest.queries,
+      longest.keys);
+  return {std::move(dq_THP), std::move(dk_THP), std::move(dv_THP)};
 }
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {

@@ -39,6 +39,24 @@ AttentionOutput attention(
     double scale,
     const LongestSequences& longest = {});
 
+struct AttentionGradients {
+  at::Tensor dq_THP;
+  at::Tensor dk_THP; ///< zero where no query sees a key
+  at::Tensor dv_THP;
+};
+
+/// The gradients for given dout [Tq, Hq, P], of what `attention` took and gave.
+AttentionGradients attention_backward(
+    const at::Tensor& dout_THP,
+    const at::Tensor& q_THP,
+    const at::Tensor& k_THP,
+    const at::Tensor& v_THP,
+    const AttentionOutput& output,
+    const at::Tensor& starts_q_B1,
+    const at::Tensor& starts_k_B1,
+    double scale,
+    const LongestSequences& longest = {});
+
 /// What `attention` and its kernels ask of their inputs, but for the lengths.
 void check_attention(
     const at::Tensor& q_THP,

@@ -119,7 +119,8 @@ Pending Group::start_all_to_all(
     received.copy_(rows);
     return {};
   }
-  const std::int64_t row = rows[0].numel() * static_cast<std::int64_t>(rows.element_size());
+  const std::int64_t row = c10::multiply_integers(rows.sizes().slice(1)) *
+                           static_cast<std::int64_t>(rows.element_size());
   const auto in_bytes = [row](std::vector<std::int64_t> counts) {
     for (std::int64_t& count : counts) {
       count *= row;

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <chrono>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include <ATen/Parallel.h>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include "baton/parallel/mesh.h"
@@ -21,6 +21,8 @@ inline void run_ranks(
     const MeshShape& shape,
     const std::function<void(const Mesh&)>& work,
     std::chrono::milliseconds timeout = std::chrono::seconds(60)) {
+  // Torch's recorder of collectives is one for the process, and not made for several ranks in it.
+  setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
   const auto store = c10::make_intrusive<c10d::HashStore>();
   std::vector<std::exception_ptr> thrown(static_cast<std::size_t>(shape.size()));
   std::vector<std::thread> threads;

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model whose stream several ranks share against the same model on one rank.
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "baton/base/random.h"
+#include "baton/model/hybrid_model.h"
+#include "baton/parallel/context.h"
+#include "baton/parallel/thread_ranks.h"
+
+namespace baton::model {
+namespace {
+
+using parallel::Axis;
+using parallel::Context;
+using parallel::ContextStrategy;
+using parallel::Mesh;
+
+// The orders of additions differ: over segments, over ranks.
+constexpr double kTolerance = 1e-10;
+
+ModelConfig tiny_config(const std::string& pattern) {
+  ModelConfig config;
+  config.pattern = pattern;
+  config.width = 20;
+  config.vocabulary = 23;
+  config.dtype = "fp64";
+  config.dropout = 0.1;
+  config.start_deviation = 0.2;
+  config.mamba.num_heads = 6;
+  config.mamba.head_dim = 5;
+  config.mamba.num_groups = 3;
+  config.mamba.state_size = 7;
+  config.attention.num_heads = 6;
+  config.attention.num_kv_heads = 3;
+  config.attention.head_dim = 6;
+  config.attention.rotary.fraction = 0.7;
+  config.mlp.hidden = 28;
+  return config;
+}
+
+/// With groups that all_to_all can divide among so many ranks.
+ModelConfig tiny_config(const std::string& pattern, int ranks) {
+  ModelConfig config = tiny_config(pattern);
+  config.mamba.num_groups = config.attention.num_kv_heads = ranks == 2 ? 2 : 3;
+  return config;
+}
+
+at::Tensor random_ids(std::uint64_t key, std::int64_t count, std::int64_t vocabulary) {
+  return uniform(RandomKey(key), {count}, 0.0, static_cast<double>(vocabulary))
+      .floor()
+      .to(at::kLong);
+}
+
+struct Found {
+  at::Tensor hidden_TD;
+  at::Tensor loss;
+  std::vector<at::Tensor> gradients;
+};
+
+/// What one rank finds of its tokens: all of them where `shared` is null.
+Found work_on(const ModelConfig& config, const SequenceLayout& stream, const Context* shared) {
+  HybridModel model(config);
+  model.parameters().initialize(3, config.scalar_type(), at::kCPU);
+  const SequenceLayout& layout = shared == nullptr ? stream : shared->layout();
+  const nn::StepContext context{
+      .layout = layout,
+      .positions_T = layout.positions(),
+      .dropout = true,
+      .random_key = RandomKey(11),
+      .shared = shared};
+  at::Tensor tokens = random_ids(5, stream.num_tokens, config.vocabulary);
+  at::Tensor labels = random_ids(6, stream.num_tokens, config.vocabulary);
+  if (shared != nullptr) {
+    tokens = shared->own_rows(tokens);
+    labels = shared->own_rows(labels);
+  }
+  Found found;
+  const at::Tensor hidden_TD = model.hidden(tokens, context);
+  found.loss = model.loss(hidden_TD, labels, std::nullopt).loss_sum;
+  found.loss.backward();
+  found.hidden_TD = hidden_TD.detach();
+  found.loss = found.loss.detach().view(1);
+  for (const nn::Parameter& parameter : model.parameters().parameters()) {
+    found.gradients.push_back(parameter.value.grad());
+  }
+  return found;
+}
+
+void expect_close(const at::Tensor& found, const at::Tensor& wanted, const std::string& what) {
+  const double scale = 1.0 + (wanted.numel() == 0 ? 0.0 : wanted.abs().max().item<double>());
+  const double off = wanted.numel() == 0 ? 0.0 : (found - wanted).abs().max().item<double>();
+  EXPECT_LE(off, kTolerance * scale) << what;
+}
+
+void expect_equals_one_rank(
+    const ModelConfig& config,
+    const std::vector<std::int64_t>& lengths,
+    int ranks,
+    ContextStrategy strategy) {
+  const SequenceLayout stream = make_layout_from_lengths(lengths);
+  const Found wanted = work_on(config, stream, nullptr);
+  parallel::run_ranks({{1, ranks, 1, 1}}, [&](const Mesh& mesh) {
+    const auto shared =
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+    const Found found = work_on(config, stream, shared.get());
+    const std::string what = config.pattern + ", " + std::to_string(stream.num_tokens) +
+                             " tokens, rank " + std::to_string(mesh.rank()) + " of " +
+                             std::to_string(ranks);
+    expect_close(found.hidden_TD, shared->own_rows(wanted.hidden_TD), what);
+    mesh.all().all_reduce_(found.loss);
+    expect_close(found.loss, wanted.loss, what + ": loss");
+    for (std::size_t i = 0; i < found.gradients.size(); ++i) {
+      const at::Tensor gradient = found.gradients[i].contiguous();
+      mesh.all().all_reduce_(gradient);
+      expect_close(gradient, wanted.gradients[i], what + ": gradient " + std::to_string(i));
+    }
+  });
+}
+
+class SharedStream : public testing::TestWithParam<ContextStrategy> {};
+
+TEST_P(SharedStream, EqualsOneRankWithPackedDocuments) {
+  for (const int ranks : {2, 3}) {
+    expect_equals_one_rank(tiny_config("M*-M", ranks), {37, 1, 0, 50, 2, 2, 31}, ranks, GetParam());
+  }
+}
+
+TEST_P(SharedStream, EqualsOneRankWithOneLongDocument) {
+  for (const int ranks : {2, 3, 6}) {
+    expect_equals_one_rank(tiny_config("M*M", ranks), {613}, ranks, GetParam());
+  }
+}
+
+// Segments shorter than the convolution, and empty ones.
+TEST_P(SharedStream, EqualsOneRankWithFewTokens) {
+  for (const std::int64_t tokens : {1, 2, 5, 8, 11, 17}) {
+    expect_equals_one_rank(tiny_config("M*M"), {tokens}, 3, GetParam());
+    expect_equals_one_rank(tiny_config("MM"), {tokens / 2, tokens - tokens / 2}, 3, GetParam());
+  }
+}
+
+TEST_P(SharedStream, EqualsOneRankWhereDocumentsEndAtTheCuts) {
+  expect_equals_one_rank(tiny_config("M*M", 2), {12, 12, 24}, 2, GetParam());
+}
+
+TEST_P(SharedStream, RandomStreams) {
+  for (std::uint64_t trial = 0; trial < 6; ++trial) {
+    const at::Tensor drawn = random_ids(100 + trial, 12, 1 << 20);
+    std::vector<std::int64_t> lengths;
+    for (int i = 0; i < 9; ++i) {
+      const std::int64_t longest = drawn[9].item<std::int64_t>() % 2 == 0 ? 6 : 90;
+      lengths.push_back(drawn[i].item<std::int64_t>() % longest);
+    }
+    ModelConfig config = tiny_config("M*-M");
+    config.mamba.conv_width = 2 + static_cast<std::int64_t>(trial % 3);
+    expect_equals_one_rank(config, lengths, trial % 2 == 0 ? 3 : 6, GetParam());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Strategies,
+    SharedStream,
+    testing::Values(ContextStrategy::kBaton, ContextStrategy::kAllToAll),
+    [](const auto& parameter) {
+      return parameter.param == ContextStrategy::kBaton ? "Baton" : "AllToAll";
+    });
+
+// No count has to divide by the ranks.
+TEST(Baton, AsksNothingOfHeadsAndGroups) {
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 4, ContextStrategy::kBaton);
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 5, ContextStrategy::kBaton);
+}
+
+TEST(AllToAll, RefusesHeadsThatDoNotDivide) {
+  EXPECT_THROW(
+      expect_equals_one_rank(tiny_config("M"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
+  EXPECT_THROW(
+      expect_equals_one_rank(tiny_config("*"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
+}
+
+// Bytes that a rank sends for a layer of Mamba-2, forward and backward.
+std::int64_t traffic_of(std::int64_t tokens, ContextStrategy strategy) {
+  std::int64_t sent = 0;
+  const SequenceLayout stream = make_layout_from_lengths({tokens});
+  parallel::run_ranks({{1, 2, 1, 1}}, [&](const Mesh& mesh) {
+    const auto shared =
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+    work_on(tiny_config("M", 2), stream, shared.get());
+    if (mesh.rank() == 0) {
+      sent = mesh.along(Axis::kContext).traffic().total();
+    }
+  });
+  return sent;
+}
+
+TEST(Baton, TrafficOfALayerDoesNotGrowWithTheLength) {
+  const ModelConfig config = tiny_config("M", 2);
+  const std::int64_t state =
+      8 * config.mamba.num_heads * (config.mamba.head_dim * config.mamba.state_size + 1);
+  const std::int64_t channels =
+      config.mamba.inner() + 2 * config.mamba.num_groups * config.mamba.state_size;
+  // Rank 0 gives its first state up, and nothing else; backwards likewise. Tails of both segments.
+  const std::int64_t expected = 2 * state + 2 * 8 * 2 * channels * (config.mamba.conv_width - 1);
+  EXPECT_EQ(traffic_of(64, ContextStrategy::kBaton), expected);
+  EXPECT_EQ(traffic_of(1024, ContextStrategy::kBaton), expected);
+  EXPECT_EQ(
+      traffic_of(1024, ContextStrategy::kAllToAll),
+      16 * traffic_of(64, ContextStrategy::kAllToAll));
+}
+
+} // namespace
+} // namespace baton::model

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/parallel/context.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "baton/base/error.h"
+#include "baton/base/upload.h"
+
+namespace baton::parallel {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+at::Tensor index_tensor(const std::vector<std::int64_t>& values) {
+  return at::tensor(values, at::kLong);
+}
+
+SegmentKeys on_device(SegmentKeys keys, at::Device device) {
+  keys.starts_q_B1 = upload(keys.starts_q_B1, device);
+  keys.starts_k_B1 = upload(keys.starts_k_B1, device);
+  return keys;
+}
+
+/// A segment's states and decays as one row, so that each message is one.
+at::Tensor pack(const at::Tensor& states_HX, const at::Tensor& log_decay_H) {
+  return at::cat({states_HX.flatten(1), log_decay_H.unsqueeze(1)}, 1).unsqueeze(0);
+}
+
+/// What two neighbouring segments do together; both packed.
+at::Tensor join(const at::Tensor& earlier_1HX, const at::Tensor& later_1HX) {
+  const std::int64_t width = earlier_1HX.size(2) - 1;
+  const at::Tensor log_decay = later_1HX.narrow(2, width, 1);
+  return at::cat(
+      {later_1HX.narrow(2, 0, width) + log_decay.exp() * earlier_1HX.narrow(2, 0, width),
+       log_decay + earlier_1HX.narrow(2, width, 1)},
+      2);
+}
+
+/// Sends `up` to the rank `distance` above and `down` to the one below, and returns what came from
+/// below and from above; undefined where there is no such rank.
+std::pair<at::Tensor, at::Tensor> swap_with_neighbours(
+    const Group& group,
+    const at::Tensor& up,
+    const at::Tensor& down,
+    int distance) {
+  const int below = group.rank() - distance;
+  const int above = group.rank() + distance;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(group.size()), 0);
+  std::vector<at::Tensor> rows;
+  if (below >= 0) {
+    counts[static_cast<std::size_t>(below)] = 1;
+    rows.push_back(down);
+  }
+  if (above < group.size()) {
+    counts[static_cast<std::size_t>(above)] = 1;
+    rows.push_back(up);
+  }
+  const at::Tensor sent = rows.empty() ? up.narrow(0, 0, 0) : at::cat(rows);
+  // Whom a rank sends to is whom it hears from.
+  const at::Tensor received = group.all_to_all(sent.contiguous(), counts, counts);
+  return {
+      below >= 0 ? received.narrow(0, 0, 1) : at::Tensor(),
+      above < group.size() ? received.narrow(0, received.size(0) - 1, 1) : at::Tensor()};
+}
+
+struct Exclusive {
+  at::Tensor up;   ///< all segments r of ranks below
+  at::Tensor down; ///< all segments 2 cp - 1 - r of ranks above
+};
+
+/// Joins what is before each rank's segments, packed [1, H, X + 1]: in the first half of the stream
+/// these are ranks below, in the second half ranks above.
+Exclusive join_before(const Group& group, const at::Tensor& first, const at::Tensor& second) {
+  at::Tensor none = at::zeros_like(first);
+  auto [up, down] = swap_with_neighbours(group, first, second, 1);
+  // The lowest rank has nothing below it, nor the highest above.
+  for (int distance = 1; distance < group.size() - 1; distance *= 2) {
+    const auto [from_below, from_above] = swap_with_neighbours(
+        group, up.defined() ? up : none, down.defined() ? down : none, distance);
+    // Before rank `distance` only the lowest rank stands, which has nothing to give.
+    if (group.rank() - distance >= 1) {
+      up = join(from_below, up);
+    }
+    if (group.rank() + distance <= group.size() - 2) {
+      down = join(from_above, down);
+    }
+  }
+  return {up.defined() ? up : none, down.defined() ? down : none};
+}
+
+} // namespace
+
+ContextStrategy context_strategy(const std::string& name) {
+  if (name == "baton") {
+    return ContextStrategy::kBaton;
+  }
+  if (name == "all_to_all") {
+    return ContextStrategy::kAllToAll;
+  }
+  throw Error("parallel.context must be baton or all_to_all, got \"" + name + "\"");
+}
+
+Context::Context(
+    const SequenceLayout& stream,
+    const Group& group,
+    ContextStrategy strategy,
+    at::Device device)
+    : strategy_(strategy),
+      group_(group),
+      plan_(stream, group.size()),
+      part_(plan_.part_of(group.rank())),
+      stream_(stream.to(device)),
+      own_tokens_(plan_.cut().tokens_of(group.rank())),
+      device_(device) {
+  part_.layout = part_.layout.to(device);
+  for (std::size_t i = 0; i < 2; ++i) {
+    keys_[i] = on_device(plan_.keys_of(plan_.cut().of(group.rank())[i]), device);
+  }
+  std::vector<at::Tensor> tokens;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    tokens_of_ranks_.push_back(plan_.cut().tokens_of(rank));
+    for (const int segment : plan_.cut().of(rank)) {
+      const std::int64_t begin = plan_.cut().bounds[static_cast<std::size_t>(segment)];
+      tokens.push_back(at::arange(begin, begin + plan_.cut().length(segment), at::kLong));
+    }
+  }
+  const at::Tensor token_of_place = at::cat(tokens);
+  const at::Tensor place_of_token = at::empty_like(token_of_place);
+  place_of_token.index_put_({token_of_place}, at::arange(token_of_place.size(0), at::kLong));
+  token_of_place_ = upload(token_of_place, device);
+  place_of_token_ = upload(place_of_token, device);
+}
+
+at::Tensor Context::own_rows(const at::Tensor& of_stream) const {
+  return at::cat(
+      {of_stream.narrow(0, part_.begins[0], part_.lengths[0]),
+       of_stream.narrow(0, part_.begins[1], part_.lengths[1])});
+}
+
+at::Tensor Context::pass_states(const SegmentStates& segments, Direction direction) const {
+  // Backwards, segment 2 cp - 1 - r comes before segment r of every rank.
+  const std::int64_t early = direction == Direction::kForward ? 0 : 1;
+  const auto packed = [&](std::int64_t i) {
+    return pack(segments.states_2X[i], segments.log_decay_2H[i]);
+  };
+  const at::Tensor first = packed(early);
+  const at::Tensor second = packed(1 - early);
+  Exclusive before = join_before(group_, first, second);
+  // The first half as a whole comes before everything in the second.
+  const int last = group_.size() - 1;
+  const at::Tensor half = join(before.up, first).contiguous();
+  group_.broadcast_(half, last);
+  const at::Tensor in_second = join(half, before.down);
+  const std::int64_t width = half.size(2) - 1;
+  const auto states_of = [&](const at::Tensor& joined) {
+    return joined.narrow(2, 0, width).reshape(segments.states_2X[0].sizes());
+  };
+  const at::Tensor entering_first = states_of(before.up);
+  const at::Tensor entering_second = states_of(in_second);
+  return early == 0 ? at::stack({entering_first, entering_second})
+                    : at::stack({entering_second, entering_first});
+}
+
+at::Tensor Context::gather_rows(const at::Tensor& rows) const {
+  if (group_.alone()) {
+    return rows;
+  }
+  const std::int64_t most = *std::max_element(tokens_of_ranks_.begin(), tokens_of_ranks_.end());
+  const std::int64_t least = *std::min_element(tokens_of_ranks_.begin(), tokens_of_ranks_.end());
+  std::vector<std::int64_t> shape = rows.sizes().vec();
+  if (least == most) {
+    shape[0] = most * group_.size();
+    return group_.all_gather(rows.contiguous()).view(shape).index_select(0, place_of_token_);
+  }
+  std::vector<at::Tensor> copies(static_cast<std::size_t>(group_.size()), rows);
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(group_.size()), rows.size(0));
+  return group_.all_to_all(at::cat(copies), counts, tokens_of_ranks_)
+      .index_select(0, place_of_token_);
+}
+
+at::Tensor Context::scatter_rows(const at::Tensor& of_stream) const {
+  if (group_.alone()) {
+    return of_stream;
+  }
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(group_.size()), own_tokens_);
+  const at::Tensor received =
+      group_.all_to_all(of_stream.index_select(0, token_of_place_), tokens_of_ranks_, counts);
+  std::vector<std::int64_t> shape = of_stream.sizes().vec();
+  shape[0] = own_tokens_;
+  shape.insert(shape.begin(), group_.size());
+  return received.view(shape)
+      .sum(0, false, at::toOpMathType(of_stream.scalar_type()))
+      .to(of_stream.scalar_type());
+}
+
+at::Tensor Context::move_to_columns(const at::Tensor& rows) const {
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(group_.size()), own_tokens_);
+  return group_
+      .all_to_all(rows.transpose(0, 1).contiguous().flatten(0, 1), counts, tokens_of_ranks_)
+      .index_select(0, place_of_token_);
+}
+
+at::Tensor Context::move_to_rows(const at::Tensor& columns) const {
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(group_.size()), own_tokens_);
+  return group_.all_to_all(columns.index_select(0, token_of_place_), tokens_of_ranks_, counts)
+      .unflatten(0, {group_.size(), own_tokens_})
+      .transpose(0, 1);
+}
+
+c10::IValue Context::keep() const {
+  return c10::IValue::make_capsule(
+      c10::intrusive_ptr<Context>::reclaim_copy(const_cast<Context*>(this)));
+}
+
+const Context& Context::kept(const c10::IValue& value) {
+  return static_cast<const Context&>(*value.toCapsule());
+}
+
+std::pair<std::int64_t, std::int64_t> Context::own_groups(std::int64_t groups) const {
+  const std::int64_t ranks = group_.size();
+  return groups >= ranks ? std::pair(group_.rank() * (groups / ranks), groups / ranks)
+                         : std::pair(group_.rank() / (ranks / groups), std::int64_t{1});
+}
+
+at::Tensor Context::share_groups(const at::Tensor& rows_TGN) const {
+  const std::int64_t ranks = group_.size();
+  const std::int64_t groups = rows_TGN.size(1);
+  const at::Tensor shared =
+      groups >= ranks ? rows_TGN : rows_TGN.repeat_interleave(ranks / groups, 1);
+  return shared.flatten(1).unflatten(1, {ranks, -1});
+}
+
+struct Context::MoveRows : torch::autograd::Function<Context::MoveRows> {
+  static at::Tensor forward(
+      AutogradContext* saved,
+      const at::Tensor& values,
+      const Context* context,
+      bool to_columns) {
+    saved->saved_data["context"] = context->keep();
+    saved->saved_data["to_columns"] = to_columns;
+    return to_columns ? context->move_to_columns(values) : context->move_to_rows(values);
+  }
+
+  static variable_list backward(AutogradContext* saved, variable_list gradients) {
+    const Context& context = Context::kept(saved->saved_data["context"]);
+    return {
+        saved->saved_data["to_columns"].toBool() ? context.move_to_rows(gradients[0])
+                                                 : context.move_to_columns(gradients[0]),
+        at::Tensor(),
+        at::Tensor()};
+  }
+};
+
+at::Tensor Context::to_columns(const at::Tensor& rows) const {
+  return MoveRows::apply(rows, this, true);
+}
+
+at::Tensor Context::to_rows(const at::Tensor& columns) const {
+  return MoveRows::apply(columns, this, false);
+}
+
+Context::Tails Context::make_tails(std::int64_t width) const {
+  const ZigzagCut& cut = plan_.cut();
+  const std::int64_t rows = width - 1;
+  Tails tails;
+  std::vector<std::int64_t> places;
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const std::array<std::vector<std::int64_t>, 2> wanted = plan_.tails_of(rank, width);
+    for (std::size_t i = 0; i < 2; ++i) {
+      std::vector<std::int64_t> own_rows;
+      std::vector<std::int64_t> own_places;
+      for (std::size_t j = 0; j < wanted[i].size(); ++j) {
+        const std::int64_t token = wanted[i][j];
+        const int segment = token < 0 ? -1 : cut.segment_of(token);
+        const int owner = token < 0 ? -1 : cut.owner(segment);
+        if (owner == group_.rank()) {
+          const std::int64_t half = segment == cut.of(owner)[0] ? 0 : 1;
+          own_rows.push_back(
+              token - part_.begins[static_cast<std::size_t>(half)] + half * part_.lengths[0]);
+          own_places.push_back(static_cast<std::int64_t>(j));
+        }
+        if (rank == group_.rank()) {
+          const std::int64_t half = token >= 0 && segment == cut.of(owner)[0] ? 0 : 1;
+          places.push_back(
+              token < 0 ? 2 * group_.size() * rows
+                        : (2 * owner + half) * rows + rows -
+                              (cut.bounds[static_cast<std::size_t>(segment) + 1] - token));
+        }
+      }
+      if (!own_rows.empty()) {
+        tails.uses.push_back(
+            {2 * rank + static_cast<std::int64_t>(i),
+             upload(index_tensor(own_rows), device_),
+             upload(index_tensor(own_places), device_)});
+      }
+    }
+  }
+  tails.places = upload(index_tensor(places), device_);
+  return tails;
+}
+
+const Context::Tails& Context::tails(std::int64_t width) const {
+  const auto found = tails_.find(width);
+  return found != tails_.end() ? found->second
+                               : tails_.emplace(width, make_tails(width)).first->second;
+}
+
+at::Tensor Context::gather_tails(const at::Tensor& x_TC, std::int64_t width) const {
+  const std::int64_t rows = width - 1;
+  std::vector<at::Tensor> own;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::int64_t length = std::min(rows, part_.lengths[i]);
+    const std::int64_t end = (i == 0 ? 0 : part_.lengths[0]) + part_.lengths[i];
+    own.push_back(x_TC.new_zeros({rows - length, x_TC.size(1)}));
+    own.push_back(x_TC.narrow(0, end - length, length));
+  }
+  const at::Tensor all = group_.all_gather(at::cat(own));
+  return at::cat({all.flatten(0, 1), x_TC.new_zeros({1, x_TC.size(1)})})
+      .index_select(0, tails(width).places)
+      .view({2, rows, x_TC.size(1)})
+      .transpose(1, 2)
+      .contiguous();
+}
+
+at::Tensor Context::scatter_tails(const at::Tensor& gradient_2CK) const {
+  const at::Tensor all = group_.all_gather(gradient_2CK.contiguous()).flatten(0, 1);
+  at::Tensor dx_TC = gradient_2CK.new_zeros({own_tokens_, gradient_2CK.size(1)});
+  for (const Tails::Use& use : tails(gradient_2CK.size(2) + 1).uses) {
+    const at::Tensor given = all[use.segment].transpose(0, 1).index_select(0, use.places);
+    // A segment needs a row once, but segments that are shorter than K - 1 share rows.
+    dx_TC.index_copy_(0, use.rows, dx_TC.index_select(0, use.rows) + given);
+  }
+  return dx_TC;
+}
+
+struct Context::PassTails : torch::autograd::Function<Context::PassTails> {
+  static at::Tensor forward(
+      AutogradContext* saved,
+      const at::Tensor& x_TC,
+      const Context* context,
+      std::int64_t width) {
+    saved->saved_data["context"] = context->keep();
+    return context->gather_tails(x_TC, width);
+  }
+
+  static variable_list backward(AutogradContext* saved, variable_list gradients) {
+    return {
+        Context::kept(saved->saved_data["context"]).scatter_tails(gradients[0]),
+        at::Tensor(),
+        at::Tensor()};
+  }
+};
+
+at::Tensor Context::pass_tails(const at::Tensor& x_TC, std::int64_t width) const {
+  return PassTails::apply(x_TC, this, width);
+}
+
+} // namespace baton::parallel
