@@ -16,7 +16,9 @@ namespace {
 
 using parallel::Axis;
 using parallel::Context;
+using parallel::ContextRules;
 using parallel::ContextStrategy;
+using parallel::KeyExchange;
 using parallel::Mesh;
 
 // The orders of additions differ: over segments, over ranks.
@@ -100,12 +102,12 @@ void expect_equals_one_rank(
     const ModelConfig& config,
     const std::vector<std::int64_t>& lengths,
     int ranks,
-    ContextStrategy strategy) {
+    const ContextRules& rules) {
   const SequenceLayout stream = make_layout_from_lengths(lengths);
   const Found wanted = work_on(config, stream, nullptr);
   parallel::run_ranks({{1, ranks, 1, 1}}, [&](const Mesh& mesh) {
     const auto shared =
-        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), rules, at::kCPU);
     const Found found = work_on(config, stream, shared.get());
     const std::string what = config.pattern + ", " + std::to_string(stream.num_tokens) +
                              " tokens, rank " + std::to_string(mesh.rank()) + " of " +
@@ -121,7 +123,7 @@ void expect_equals_one_rank(
   });
 }
 
-class SharedStream : public testing::TestWithParam<ContextStrategy> {};
+class SharedStream : public testing::TestWithParam<ContextRules> {};
 
 TEST_P(SharedStream, EqualsOneRankWithPackedDocuments) {
   for (const int ranks : {2, 3}) {
@@ -161,34 +163,39 @@ TEST_P(SharedStream, RandomStreams) {
   }
 }
 
+const ContextRules kBaton{};
+const ContextRules kRing{ContextStrategy::kBaton, KeyExchange::kRing};
+const ContextRules kAllToAll{ContextStrategy::kAllToAll};
+
 INSTANTIATE_TEST_SUITE_P(
     Strategies,
     SharedStream,
-    testing::Values(ContextStrategy::kBaton, ContextStrategy::kAllToAll),
+    testing::Values(kBaton, kRing, kAllToAll),
     [](const auto& parameter) {
-      return parameter.param == ContextStrategy::kBaton ? "Baton" : "AllToAll";
+      if (parameter.param.strategy == ContextStrategy::kAllToAll) {
+        return "AllToAll";
+      }
+      return parameter.param.keys == KeyExchange::kRing ? "Ring" : "Baton";
     });
 
 // No count has to divide by the ranks.
 TEST(Baton, AsksNothingOfHeadsAndGroups) {
-  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 4, ContextStrategy::kBaton);
-  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 5, ContextStrategy::kBaton);
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 4, kBaton);
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 5, kBaton);
 }
 
 TEST(AllToAll, RefusesHeadsThatDoNotDivide) {
-  EXPECT_THROW(
-      expect_equals_one_rank(tiny_config("M"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
-  EXPECT_THROW(
-      expect_equals_one_rank(tiny_config("*"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
+  EXPECT_THROW(expect_equals_one_rank(tiny_config("M"), {40}, 4, kAllToAll), c10::Error);
+  EXPECT_THROW(expect_equals_one_rank(tiny_config("*"), {40}, 4, kAllToAll), c10::Error);
 }
 
 // Bytes that a rank sends for a layer of Mamba-2, forward and backward.
-std::int64_t traffic_of(std::int64_t tokens, ContextStrategy strategy) {
+std::int64_t traffic_of(std::int64_t tokens, const ContextRules& rules) {
   std::int64_t sent = 0;
   const SequenceLayout stream = make_layout_from_lengths({tokens});
   parallel::run_ranks({{1, 2, 1, 1}}, [&](const Mesh& mesh) {
     const auto shared =
-        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), rules, at::kCPU);
     work_on(tiny_config("M", 2), stream, shared.get());
     if (mesh.rank() == 0) {
       sent = mesh.along(Axis::kContext).traffic().total();
@@ -205,11 +212,9 @@ TEST(Baton, TrafficOfALayerDoesNotGrowWithTheLength) {
       config.mamba.inner() + 2 * config.mamba.num_groups * config.mamba.state_size;
   // Rank 0 gives its first state up, and nothing else; backwards likewise. Tails of both segments.
   const std::int64_t expected = 2 * state + 2 * 8 * 2 * channels * (config.mamba.conv_width - 1);
-  EXPECT_EQ(traffic_of(64, ContextStrategy::kBaton), expected);
-  EXPECT_EQ(traffic_of(1024, ContextStrategy::kBaton), expected);
-  EXPECT_EQ(
-      traffic_of(1024, ContextStrategy::kAllToAll),
-      16 * traffic_of(64, ContextStrategy::kAllToAll));
+  EXPECT_EQ(traffic_of(64, kBaton), expected);
+  EXPECT_EQ(traffic_of(1024, kBaton), expected);
+  EXPECT_EQ(traffic_of(1024, kAllToAll), 16 * traffic_of(64, kAllToAll));
 }
 
 } // namespace

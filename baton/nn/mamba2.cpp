@@ -196,7 +196,7 @@ at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& cont
   if (context.shared == nullptr) {
     return train_alone(input, context.layout.starts_B1, all_heads());
   }
-  return context.shared->strategy() == parallel::ContextStrategy::kBaton
+  return context.shared->rules().strategy == parallel::ContextStrategy::kBaton
              ? train_by_baton(input, *context.shared)
              : train_by_heads(input, *context.shared);
 }
