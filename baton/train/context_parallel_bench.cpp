@@ -2,7 +2,7 @@
 // What a stream costs that ranks share, beside the same stream on one rank: forward and backward of
 // one Mamba-2 layer and of a stack with all layer kinds. A launcher starts one process a rank:
 //
-//   torchrun --no-python --nproc-per-node 2 build/baton/model_context_parallel_bench [TOKENS...]
+//   torchrun --no-python --nproc-per-node 2 build/baton/train_context_parallel_bench [TOKENS...]
 //
 // Without GPUs it runs in small sizes, to be seen to work.
 #include <algorithm>
@@ -25,7 +25,7 @@
 #include "baton/parallel/context.h"
 #include "baton/parallel/mesh.h"
 
-namespace baton::model {
+namespace baton::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -126,7 +126,7 @@ class Measurement {
   at::Device device_;
   nn::LayerConfig config_;
   nn::ParameterStore store_;
-  Stack stack_;
+  model::Stack stack_;
 };
 
 void print_row(
@@ -203,7 +203,7 @@ void run(const std::vector<std::int64_t>& lengths) {
 }
 
 } // namespace
-} // namespace baton::model
+} // namespace baton::train
 
 int main(int count, char** values) {
   std::vector<std::int64_t> lengths;
@@ -211,7 +211,7 @@ int main(int count, char** values) {
     lengths.push_back(std::atoll(values[i]));
   }
   try {
-    baton::model::run(lengths.empty() ? std::vector<std::int64_t>{16384, 131072} : lengths);
+    baton::train::run(lengths.empty() ? std::vector<std::int64_t>{16384, 131072} : lengths);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
