@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model whose stream several ranks share against the same model on one rank.
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -187,6 +188,39 @@ TEST(Baton, AsksNothingOfHeadsAndGroups) {
 TEST(AllToAll, RefusesHeadsThatDoNotDivide) {
   EXPECT_THROW(expect_equals_one_rank(tiny_config("M"), {40}, 4, kAllToAll), c10::Error);
   EXPECT_THROW(expect_equals_one_rank(tiny_config("*"), {40}, 4, kAllToAll), c10::Error);
+}
+
+// bf16 on several ranks may be 1.5 times as far from the fp32 run as bf16 on one rank is.
+constexpr double kBf16Factor = 1.5;
+
+/// Root of the mean square of what all gradients are off, each in proportion to its size.
+double distance(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const at::Tensor exact = wanted[i].to(at::kDouble);
+    sum += ((found[i].to(at::kDouble) - exact).pow(2).sum() / exact.pow(2).sum().clamp_min(1e-30))
+               .item<double>();
+  }
+  return std::sqrt(sum / static_cast<double>(wanted.size()));
+}
+
+TEST_P(SharedStream, InBf16IsAsCloseToFp32AsOneRank) {
+  ModelConfig config = tiny_config("M*-M", 2);
+  config.dtype = "fp32";
+  const SequenceLayout stream = make_layout_from_lengths({300, 17, 195});
+  const Found exact = work_on(config, stream, nullptr);
+  config.dtype = "bf16";
+  const double alone = distance(work_on(config, stream, nullptr).gradients, exact.gradients);
+  parallel::run_ranks({{1, 2, 1, 1}}, [&](const Mesh& mesh) {
+    const auto shared =
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), GetParam(), at::kCPU);
+    std::vector<at::Tensor> sums;
+    for (const at::Tensor& gradient : work_on(config, stream, shared.get()).gradients) {
+      sums.push_back(gradient.to(at::kFloat).contiguous());
+      mesh.all().all_reduce_(sums.back());
+    }
+    EXPECT_LE(distance(sums, exact.gradients), kBf16Factor * alone);
+  });
 }
 
 // Bytes that a rank sends for a layer of Mamba-2, forward and backward.
