@@ -221,7 +221,8 @@ Mamba2Core::train_alone(const Input& input, const at::Tensor& starts_B1, const S
   const at::Tensor xbc_TC =
       ops::causal_conv1d(input.xbc_TC, of_channels(conv_weight_->value), bias, starts_B1, {}, true)
           .y_TC;
-  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, starts_B1, share)).y_THP.flatten(1);
+  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, starts_B1, share), {}, /*final_states=*/false)
+      .y_THP.flatten(1);
 }
 
 at::Tensor Mamba2Core::train_by_baton(const Input& input, const parallel::Context& shared) const {

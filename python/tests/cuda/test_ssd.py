@@ -85,6 +85,18 @@ def check(case, ops, judge, device, view=None):
     assert torch.equal(y, again[0]) and torch.equal(states, again[1])
 
 
+@pytest.mark.parametrize("lengths", [[70], [3, 0, 130, 1], [0], [1] * 50])
+@pytest.mark.parametrize("P, N", [(8, 16), (64, 128)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_need_no_final_states(ops, device, lengths, P, N, dtype):
+    case = Case(lengths, P=P, N=N, dtype=dtype)
+    y, _ = case.run(ops, device)
+    case.options["final_states"] = False
+    alone, states = case.run(ops, device)
+    assert torch.equal(y, alone)
+    assert states.shape == (0, 2, P, N)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "lengths", [[0], [1], [31, 32, 33], [63], [64], [65], [200], [5, 0, 64, 1, 130, 0]], ids=str)
