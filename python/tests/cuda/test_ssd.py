@@ -112,6 +112,14 @@ def test_sizes(ops, judge, device, dtype, P, N):
     check(Case([70, 3], P=P, N=N, dtype=dtype, slots=[1, -1]), ops, judge, device)
 
 
+# The sizes of large models, for which sm_90a has a kernel of its own.
+@pytest.mark.parametrize("N", [64, 128])
+@pytest.mark.parametrize("lengths", [[1], [64, 0, 130], [66, 3]], ids=str)
+def test_sizes_of_large_models(ops, judge, device, lengths, N):
+    slots = list(range(len(lengths)))
+    check(Case(lengths, H=4, P=64, G=2, N=N, dtype=torch.bfloat16, slots=slots), ops, judge, device)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("G", [1, 2, 4])
 def test_groups(ops, judge, device, dtype, G):
