@@ -81,14 +81,23 @@ __device__ SoftmaxSums<S> block_softmax(SoftmaxSums<S> mine) {
   return all;
 }
 
-/// A pack of a row's logits, times scale; -infinity past the end.
+/// A pack of a row's logits, times scale; -infinity past the end, where nothing was written.
 template <typename S, int kPack>
 __device__ Pack<S, kPack>
 load_logits(const S* logits_V, long long first, long long vocabulary, S scale) {
-  auto in = load_pack<S, kPack>(logits_V + first);
+  Pack<S, kPack> in;
+  if (first + kPack <= vocabulary) {
+    in = load_pack<S, kPack>(logits_V + first);
 #pragma unroll
-  for (int j = 0; j < kPack; ++j) {
-    in.values[j] = first + j < vocabulary ? in.values[j] * scale : SoftmaxSums<S>().maximum;
+    for (int j = 0; j < kPack; ++j) {
+      in.values[j] *= scale;
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      in.values[j] =
+          first + j < vocabulary ? logits_V[first + j] * scale : SoftmaxSums<S>().maximum;
+    }
   }
   return in;
 }

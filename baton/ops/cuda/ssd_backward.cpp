@@ -107,27 +107,33 @@ Tensor chunk_gradients(
     const Tensor& dstates,
     const Gradients& gradients) {
   const SsdPlan& plan = operands.plan;
-  const auto [T, H, P, G, N, B] = plan.sizes;
-  const SsdGradientKernel kernel = ssd_gradient_kernel(plan.dtype, N);
+  const SsdSizes& sizes = plan.sizes;
+  const SsdGradientKernel kernel = ssd_gradient_kernel(plan.dtype, sizes.N);
   const std::int64_t parts = choose_parts(plan);
   TORCH_CHECK(
-      G * parts <= kMostBlocks,
+      sizes.G * parts <= kMostBlocks,
       "the scan on a GPU takes at most ",
       kMostBlocks,
       " groups, got ",
-      G);
+      sizes.G);
   const auto sum_of = [&](const Tensor& gradient) {
-    return parts == 1 ? gradient : at::empty({parts, T, G, N}, plan.state_options);
+    return parts == 1 ? gradient
+                      : at::empty({parts, sizes.T, sizes.G, sizes.N}, plan.state_options);
   };
   const Tensor dB = sum_of(gradients.dB);
   const Tensor dC = sum_of(gradients.dC);
   const Tensor token_sums = at::empty(
-      {plan.chunks(), H, operands.passes(), kernel.owners, std::int64_t{kTokenSums}, kSsdChunk},
+      {plan.chunks(),
+       sizes.H,
+       operands.passes(),
+       kernel.owners,
+       std::int64_t{kTokenSums},
+       kSsdChunk},
       plan.state_options);
   launch(
       launcher,
       kernel.kernel,
-      {plan.chunks(), G * parts, kernel.owners},
+      {plan.chunks(), sizes.G * parts, kernel.owners},
       plan.layout(),
       operands.time.inputs,
       SsdGradientInputs{
@@ -137,7 +143,7 @@ Tensor chunk_gradients(
           operands.queries.rows,
           states.const_data_ptr(),
           dstates.const_data_ptr(),
-          N % widest_pack(plan.dtype) == 0,
+          sizes.N % widest_pack(plan.dtype) == 0,
           operands.skip.inputs},
       SsdGradientOutputs{
           gradients.dx.mutable_data_ptr(),
