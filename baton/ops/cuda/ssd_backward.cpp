@@ -149,7 +149,7 @@ Tensor chunk_gradients(
           gradients.dx.mutable_data_ptr(),
           dB.mutable_data_ptr(),
           dC.mutable_data_ptr(),
-          T,
+          sizes.T,
           static_cast<int>(parts),
           static_cast<int>(kernel.owners),
           token_sums.mutable_data_ptr<float>()});
