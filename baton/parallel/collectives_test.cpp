@@ -301,9 +301,6 @@ int run(const Settings& settings) {
   if (!settings.lose.empty()) {
     lose_a_rank(settings.lose, settings.timeout);
   }
-  if (launch.rank != 0) {
-    ::testing::GTEST_FLAG(brief) = true;
-  }
   const int failed = RUN_ALL_TESTS();
   if (failed == 0 && settings.table_mib > 0) {
     print_bandwidths(settings.table_mib);
@@ -337,8 +334,10 @@ Settings read_settings(int argc, char** argv) {
 } // namespace baton::parallel
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
   try {
+    // The other ranks say only what has failed.
+    ::testing::GTEST_FLAG(brief) = baton::parallel::read_launch().rank != 0;
+    ::testing::InitGoogleTest(&argc, argv);
     return baton::parallel::run(baton::parallel::read_settings(argc, argv));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
