@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model whose stream several ranks share against the same model on one rank.
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,9 @@ namespace {
 
 using parallel::Axis;
 using parallel::Context;
+using parallel::ContextRules;
 using parallel::ContextStrategy;
+using parallel::KeyExchange;
 using parallel::Mesh;
 
 // The orders of additions differ: over segments, over ranks.
@@ -100,12 +103,12 @@ void expect_equals_one_rank(
     const ModelConfig& config,
     const std::vector<std::int64_t>& lengths,
     int ranks,
-    ContextStrategy strategy) {
+    const ContextRules& rules) {
   const SequenceLayout stream = make_layout_from_lengths(lengths);
   const Found wanted = work_on(config, stream, nullptr);
   parallel::run_ranks({{1, ranks, 1, 1}}, [&](const Mesh& mesh) {
     const auto shared =
-        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), rules, at::kCPU);
     const Found found = work_on(config, stream, shared.get());
     const std::string what = config.pattern + ", " + std::to_string(stream.num_tokens) +
                              " tokens, rank " + std::to_string(mesh.rank()) + " of " +
@@ -121,7 +124,7 @@ void expect_equals_one_rank(
   });
 }
 
-class SharedStream : public testing::TestWithParam<ContextStrategy> {};
+class SharedStream : public testing::TestWithParam<ContextRules> {};
 
 TEST_P(SharedStream, EqualsOneRankWithPackedDocuments) {
   for (const int ranks : {2, 3}) {
@@ -161,34 +164,72 @@ TEST_P(SharedStream, RandomStreams) {
   }
 }
 
+const ContextRules kBaton{};
+const ContextRules kRing{ContextStrategy::kBaton, KeyExchange::kRing};
+const ContextRules kAllToAll{ContextStrategy::kAllToAll};
+
 INSTANTIATE_TEST_SUITE_P(
     Strategies,
     SharedStream,
-    testing::Values(ContextStrategy::kBaton, ContextStrategy::kAllToAll),
+    testing::Values(kBaton, kRing, kAllToAll),
     [](const auto& parameter) {
-      return parameter.param == ContextStrategy::kBaton ? "Baton" : "AllToAll";
+      if (parameter.param.strategy == ContextStrategy::kAllToAll) {
+        return "AllToAll";
+      }
+      return parameter.param.keys == KeyExchange::kRing ? "Ring" : "Baton";
     });
 
 // No count has to divide by the ranks.
 TEST(Baton, AsksNothingOfHeadsAndGroups) {
-  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 4, ContextStrategy::kBaton);
-  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 5, ContextStrategy::kBaton);
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 4, kBaton);
+  expect_equals_one_rank(tiny_config("M*M"), {40, 61}, 5, kBaton);
 }
 
 TEST(AllToAll, RefusesHeadsThatDoNotDivide) {
-  EXPECT_THROW(
-      expect_equals_one_rank(tiny_config("M"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
-  EXPECT_THROW(
-      expect_equals_one_rank(tiny_config("*"), {40}, 4, ContextStrategy::kAllToAll), c10::Error);
+  EXPECT_THROW(expect_equals_one_rank(tiny_config("M"), {40}, 4, kAllToAll), c10::Error);
+  EXPECT_THROW(expect_equals_one_rank(tiny_config("*"), {40}, 4, kAllToAll), c10::Error);
+}
+
+// bf16 on several ranks may be 1.5 times as far from the fp32 run as bf16 on one rank is.
+constexpr double kBf16Factor = 1.5;
+
+/// Root of the mean square of what all gradients are off, each in proportion to its size.
+double distance(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const at::Tensor exact = wanted[i].to(at::kDouble);
+    sum += ((found[i].to(at::kDouble) - exact).pow(2).sum() / exact.pow(2).sum().clamp_min(1e-30))
+               .item<double>();
+  }
+  return std::sqrt(sum / static_cast<double>(wanted.size()));
+}
+
+TEST_P(SharedStream, InBf16IsAsCloseToFp32AsOneRank) {
+  ModelConfig config = tiny_config("M*-M", 2);
+  config.dtype = "fp32";
+  const SequenceLayout stream = make_layout_from_lengths({300, 17, 195});
+  const Found exact = work_on(config, stream, nullptr);
+  config.dtype = "bf16";
+  const double alone = distance(work_on(config, stream, nullptr).gradients, exact.gradients);
+  parallel::run_ranks({{1, 2, 1, 1}}, [&](const Mesh& mesh) {
+    const auto shared =
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), GetParam(), at::kCPU);
+    std::vector<at::Tensor> sums;
+    for (const at::Tensor& gradient : work_on(config, stream, shared.get()).gradients) {
+      sums.push_back(gradient.to(at::kFloat).contiguous());
+      mesh.all().all_reduce_(sums.back());
+    }
+    EXPECT_LE(distance(sums, exact.gradients), kBf16Factor * alone);
+  });
 }
 
 // Bytes that a rank sends for a layer of Mamba-2, forward and backward.
-std::int64_t traffic_of(std::int64_t tokens, ContextStrategy strategy) {
+std::int64_t traffic_of(std::int64_t tokens, const ContextRules& rules) {
   std::int64_t sent = 0;
   const SequenceLayout stream = make_layout_from_lengths({tokens});
   parallel::run_ranks({{1, 2, 1, 1}}, [&](const Mesh& mesh) {
     const auto shared =
-        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), strategy, at::kCPU);
+        c10::make_intrusive<Context>(stream, mesh.along(Axis::kContext), rules, at::kCPU);
     work_on(tiny_config("M", 2), stream, shared.get());
     if (mesh.rank() == 0) {
       sent = mesh.along(Axis::kContext).traffic().total();
@@ -205,11 +246,9 @@ TEST(Baton, TrafficOfALayerDoesNotGrowWithTheLength) {
       config.mamba.inner() + 2 * config.mamba.num_groups * config.mamba.state_size;
   // Rank 0 gives its first state up, and nothing else; backwards likewise. Tails of both segments.
   const std::int64_t expected = 2 * state + 2 * 8 * 2 * channels * (config.mamba.conv_width - 1);
-  EXPECT_EQ(traffic_of(64, ContextStrategy::kBaton), expected);
-  EXPECT_EQ(traffic_of(1024, ContextStrategy::kBaton), expected);
-  EXPECT_EQ(
-      traffic_of(1024, ContextStrategy::kAllToAll),
-      16 * traffic_of(64, ContextStrategy::kAllToAll));
+  EXPECT_EQ(traffic_of(64, kBaton), expected);
+  EXPECT_EQ(traffic_of(1024, kBaton), expected);
+  EXPECT_EQ(traffic_of(1024, kAllToAll), 16 * traffic_of(64, kAllToAll));
 }
 
 } // namespace

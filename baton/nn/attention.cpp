@@ -3,7 +3,8 @@
 
 #include <ATen/ATen.h>
 
-#include "baton/nn/shared_attention.h"
+#include "baton/nn/gathered_attention.h"
+#include "baton/nn/ring_attention.h"
 #include "baton/ops/attention.h"
 #include "baton/ops/paged_attention.h"
 #include "baton/ops/rms_norm.h"
@@ -139,9 +140,13 @@ at::Tensor Attention::attend(
     const at::Tensor& v_THP,
     const StepContext& context) const {
   if (context.shared != nullptr) {
-    return context.shared->strategy() == parallel::ContextStrategy::kBaton
-               ? shared_attention(q_THP, k_THP, v_THP, scale_, *context.shared)
-               : attend_by_heads(q_THP, k_THP, v_THP, *context.shared);
+    const parallel::Context& shared = *context.shared;
+    if (shared.rules().strategy == parallel::ContextStrategy::kAllToAll) {
+      return attend_by_heads(q_THP, k_THP, v_THP, shared);
+    }
+    return shared.rules().keys == parallel::KeyExchange::kGather
+               ? gathered_attention(q_THP, k_THP, v_THP, scale_, shared)
+               : ring_attention(q_THP, k_THP, v_THP, scale_, shared);
   }
   const at::Tensor& starts = context.layout.starts_B1;
   const ops::LongestSequences longest{context.layout.longest, context.layout.longest};

@@ -89,7 +89,11 @@ struct BatonScan : torch::autograd::Function<BatonScan> {
          bias.value_or(at::Tensor()),
          entering_2HPN,
          slots_B});
-    return ops::ssd(inputs, {.states_SHPN = entering_2HPN, .slots_B = slots_B}).y_THP;
+    return ops::ssd(
+               inputs,
+               {.states_SHPN = entering_2HPN, .slots_B = slots_B},
+               /*final_states=*/false)
+        .y_THP;
   }
 
   static variable_list backward(AutogradContext* saved, variable_list gradients) {

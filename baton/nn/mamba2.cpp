@@ -196,7 +196,7 @@ at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& cont
   if (context.shared == nullptr) {
     return train_alone(input, context.layout.starts_B1, all_heads());
   }
-  return context.shared->strategy() == parallel::ContextStrategy::kBaton
+  return context.shared->rules().strategy == parallel::ContextStrategy::kBaton
              ? train_by_baton(input, *context.shared)
              : train_by_heads(input, *context.shared);
 }
@@ -221,7 +221,8 @@ Mamba2Core::train_alone(const Input& input, const at::Tensor& starts_B1, const S
   const at::Tensor xbc_TC =
       ops::causal_conv1d(input.xbc_TC, of_channels(conv_weight_->value), bias, starts_B1, {}, true)
           .y_TC;
-  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, starts_B1, share)).y_THP.flatten(1);
+  return ops::ssd(scan_inputs(xbc_TC, input.dt_TH, starts_B1, share), {}, /*final_states=*/false)
+      .y_THP.flatten(1);
 }
 
 at::Tensor Mamba2Core::train_by_baton(const Input& input, const parallel::Context& shared) const {

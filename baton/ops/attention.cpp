@@ -26,7 +26,8 @@ Pair call_attention(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("baton::attention", "")
                              .typed<Pair(
@@ -37,8 +38,10 @@ Pair call_attention(
                                  const at::Tensor&,
                                  double,
                                  std::int64_t,
-                                 std::int64_t)>();
-  return op.call(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
+                                 std::int64_t,
+                                 bool)>();
+  return op.call(
+      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k, causal);
 }
 
 class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
@@ -52,21 +55,23 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
       const at::Tensor& starts_k_B1,
       double scale,
       std::int64_t longest_q,
-      std::int64_t longest_k) {
+      std::int64_t longest_k,
+      bool causal) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [out_THP, log_sum_exp_HT] =
-        call_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
+    auto [out_THP, log_sum_exp_HT] = call_attention(
+        q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k, causal);
     context->save_for_backward(
         {q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, out_THP, log_sum_exp_HT});
     context->saved_data["scale"] = scale;
     context->saved_data["longest_q"] = longest_q;
     context->saved_data["longest_k"] = longest_k;
+    context->saved_data["causal"] = causal;
     context->mark_non_differentiable({log_sum_exp_HT});
     return {out_THP, log_sum_exp_HT};
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
-    variable_list inputs(8);
+    variable_list inputs(9);
     if (!gradients[0].defined()) {
       return inputs;
     }
@@ -80,7 +85,8 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
         saved[3],
         saved[4],
         context->saved_data["scale"].toDouble(),
-        {context->saved_data["longest_q"].toInt(), context->saved_data["longest_k"].toInt()});
+        {context->saved_data["longest_q"].toInt(), context->saved_data["longest_k"].toInt()},
+        context->saved_data["causal"].toBool());
     inputs[0] = std::move(found.dq_THP);
     inputs[1] = std::move(found.dk_THP);
     inputs[2] = std::move(found.dv_THP);
@@ -96,9 +102,10 @@ Pair attention_autograd(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   const variable_list outputs = AttentionFunction::apply(
-      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k);
+      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest_q, longest_k, causal);
   return {outputs[0], outputs[1]};
 }
 
@@ -110,7 +117,8 @@ Pair attention_meta(
     const at::Tensor& starts_k_B1,
     double /*scale*/,
     std::int64_t /*longest_q*/,
-    std::int64_t /*longest_k*/) {
+    std::int64_t /*longest_k*/,
+    bool /*causal*/) {
   check_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1);
   const auto statistics = at::toOpMathType(q_THP.scalar_type());
   return {
@@ -129,7 +137,8 @@ Triple attention_backward_meta(
     const at::Tensor& /*starts_k_B1*/,
     double /*scale*/,
     std::int64_t /*longest_q*/,
-    std::int64_t /*longest_k*/) {
+    std::int64_t /*longest_k*/,
+    bool /*causal*/) {
   return {
       at::empty_symint(q_THP.sym_sizes(), q_THP.options()),
       at::empty_symint(k_THP.sym_sizes(), k_THP.options()),
@@ -182,9 +191,10 @@ AttentionOutput attention(
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
     double scale,
-    const LongestSequences& longest) {
+    const LongestSequences& longest,
+    bool causal) {
   auto [out_THP, log_sum_exp_HT] = call_attention(
-      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest.queries, longest.keys);
+      q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1, scale, longest.queries, longest.keys, causal);
   return {std::move(out_THP), std::move(log_sum_exp_HT)};
 }
 
@@ -197,7 +207,8 @@ AttentionGradients attention_backward(
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
     double scale,
-    const LongestSequences& longest) {
+    const LongestSequences& longest,
+    bool causal) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("baton::attention_backward", "")
                              .typed<Triple(
@@ -211,7 +222,8 @@ AttentionGradients attention_backward(
                                  const at::Tensor&,
                                  double,
                                  std::int64_t,
-                                 std::int64_t)>();
+                                 std::int64_t,
+                                 bool)>();
   auto [dq_THP, dk_THP, dv_THP] = op.call(
       dout_THP,
       q_THP,
@@ -223,20 +235,21 @@ AttentionGradients attention_backward(
       starts_k_B1,
       scale,
       longest.queries,
-      longest.keys);
+      longest.keys,
+      causal);
   return {std::move(dq_THP), std::move(dk_THP), std::move(dv_THP)};
 }
 
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "attention(Tensor q, Tensor k, Tensor v, Tensor starts_q, Tensor starts_k, float scale, "
-      "int longest_q=0, int longest_k=0) "
+      "int longest_q=0, int longest_k=0, bool causal=True) "
       "-> (Tensor out, Tensor log_sum_exp)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, "
       "Tensor log_sum_exp, Tensor starts_q, Tensor starts_k, float scale, int longest_q=0, "
-      "int longest_k=0) "
+      "int longest_k=0, bool causal=True) "
       "-> (Tensor dq, Tensor dk, Tensor dv)",
       {at::Tag::pt2_compliant_tag});
 }

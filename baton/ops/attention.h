@@ -25,7 +25,8 @@ struct LongestSequences {
 /// q [Tq, Hq, P], k and v [Tk, Hk, P] in one dtype (fp64, fp32, bf16); Hq is a multiple of Hk, and
 /// query head h reads key head h / (Hq / Hk). `starts_q_B1` and `starts_k_B1` are int32 on q's
 /// device. The mask is causal and aligned at the end: query i of Lq sees the keys up to i + Lk -
-/// Lq, so that Lq == Lk is plain causal attention and fewer queries continue a longer sequence.
+/// Lq, so that Lq == Lk is plain causal attention and fewer queries continue a longer sequence. Not
+/// causal, every query sees all keys of its sequence: of a segment that is wholly before it.
 /// Differentiable in q, k and v through `out` alone. Throws when shapes or dtypes disagree and, on
 /// the CPU, when a sequence has more queries than keys, or is longer than `longest` says. A GPU
 /// takes fp32 and bf16, heads of bf16 up to 256 channels; whether its gradient has equal bits in
@@ -37,7 +38,8 @@ AttentionOutput attention(
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
     double scale,
-    const LongestSequences& longest = {});
+    const LongestSequences& longest = {},
+    bool causal = true);
 
 struct AttentionGradients {
   at::Tensor dq_THP;
@@ -55,7 +57,8 @@ AttentionGradients attention_backward(
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
     double scale,
-    const LongestSequences& longest = {});
+    const LongestSequences& longest = {},
+    bool causal = true);
 
 /// What `attention` and its kernels ask of their inputs, but for the lengths.
 void check_attention(

@@ -33,7 +33,8 @@ struct KernelModel {
   std::int64_t conv_width = 0;
 };
 
-/// A kernel, the registers of a thread that it may take at most, and what it is for. None may spill.
+/// A kernel, the registers of a thread that it may take at most, and what it is for. None may
+/// spill.
 struct KernelBudget {
   jit::KernelSpec spec;
   int registers = 0;

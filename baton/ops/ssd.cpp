@@ -30,7 +30,8 @@ using SsdSignature = std::tuple<Tensor, Tensor>(
     const OptionalTensor&,
     bool,
     double,
-    std::optional<double>);
+    std::optional<double>,
+    bool);
 using BackwardSignature = Gradients8(
     const Tensor&,
     const OptionalTensor&,
@@ -80,7 +81,8 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
       const OptionalTensor& initial_slots,
       bool dt_softplus,
       double dt_min,
-      std::optional<double> dt_max) {
+      std::optional<double> dt_max,
+      bool final_states) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward(
         {x,
@@ -110,7 +112,8 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
         initial_slots,
         dt_softplus,
         dt_min,
-        dt_max);
+        dt_max,
+        final_states);
     return {y, states};
   }
 
@@ -152,6 +155,7 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
         Tensor(),
         Tensor(),
         Tensor(),
+        Tensor(),
         Tensor()};
   }
 };
@@ -169,7 +173,8 @@ std::tuple<Tensor, Tensor> ssd_autograd(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    std::optional<double> dt_max) {
+    std::optional<double> dt_max,
+    bool final_states) {
   auto outputs = SsdFunction::apply(
       x,
       dt,
@@ -183,7 +188,8 @@ std::tuple<Tensor, Tensor> ssd_autograd(
       initial_slots,
       dt_softplus,
       dt_min,
-      dt_max);
+      dt_max,
+      final_states);
   return {outputs[0], outputs[1]};
 }
 
@@ -200,14 +206,18 @@ std::tuple<Tensor, Tensor> ssd_meta(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    std::optional<double> dt_max) {
+    std::optional<double> dt_max,
+    bool final_states) {
   TORCH_CHECK(
       x.dim() == 3 && B.dim() == 3 && starts.dim() == 1,
       "x must have dims [T, H, P], B [T, G, N], starts [B + 1]");
   return {
       at::empty_symint(x.sym_sizes(), x.options()),
       at::empty_symint(
-          {starts.sym_size(0) - 1, x.sym_size(1), x.sym_size(2), B.sym_size(2)},
+          {final_states ? starts.sym_size(0) - 1 : c10::SymInt(0),
+           x.sym_size(1),
+           x.sym_size(2),
+           B.sym_size(2)},
           x.options().dtype(ssd_state_dtype(x)))};
 }
 
@@ -248,7 +258,7 @@ Gradients8 ssd_backward_meta(
 
 } // namespace
 
-SsdOutput ssd(const SsdInputs& in, const SsdStart& start) {
+SsdOutput ssd(const SsdInputs& in, const SsdStart& start, bool final_states) {
   auto [y, states] = ssd_operator().call(
       in.x_THP,
       in.dt_TH,
@@ -262,7 +272,8 @@ SsdOutput ssd(const SsdInputs& in, const SsdStart& start) {
       start.slots_B,
       in.time_step.softplus,
       in.time_step.min,
-      in.time_step.max);
+      in.time_step.max,
+      final_states);
   return {std::move(y), std::move(states)};
 }
 
@@ -302,7 +313,8 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "ssd(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor starts, Tensor? D=None, "
       "Tensor? dt_bias=None, Tensor? initial_states=None, Tensor? initial_slots=None, "
-      "bool dt_softplus=True, float dt_min=0., float? dt_max=None) -> (Tensor, Tensor)",
+      "bool dt_softplus=True, float dt_min=0., float? dt_max=None, bool final_states=True) -> "
+      "(Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ssd_backward(Tensor dy, Tensor? dfinal_states, Tensor x, Tensor dt, Tensor A, Tensor B, "

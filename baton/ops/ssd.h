@@ -11,8 +11,9 @@
 namespace baton::ops {
 
 struct SsdOutput {
-  at::Tensor y_THP;             ///< in x's dtype
-  at::Tensor final_states_BHPN; ///< fp32, fp64 for fp64 inputs; of an empty sequence its initial
+  at::Tensor y_THP; ///< in x's dtype
+  /// fp32, fp64 for fp64 inputs; of an empty sequence its initial. B is 0 where not asked for.
+  at::Tensor final_states_BHPN;
 };
 
 /// Gradients of the inputs; those of absent inputs hold no elements.
@@ -33,8 +34,10 @@ struct SsdGradients {
 ///   y_t = h_t C_t + D x_t
 /// computed by chunks (Dao and Gu, "Transformers are SSMs", 2024, section 6): the cost and the
 /// memory are linear in T. Differentiable in every floating input and through both outputs; a
-/// second derivative is refused. Inputs may have any token stride. Throws c10::Error for bad input.
-SsdOutput ssd(const SsdInputs& inputs, const SsdStart& start = {});
+/// second derivative is refused. Inputs may have any token stride. Final states of many short
+/// sequences weigh more than their outputs: ask for those that are used. Throws c10::Error for bad
+/// input.
+SsdOutput ssd(const SsdInputs& inputs, const SsdStart& start = {}, bool final_states = true);
 
 /// The gradients for given dy [T, H, P] and, if any, the gradient of the final states [B, H, P, N].
 SsdGradients ssd_backward(

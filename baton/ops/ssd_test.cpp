@@ -265,6 +265,28 @@ TEST(Ssd, LossOfTheFinalStateAlone) {
   EXPECT_LT(relative_error(in.x_THP.grad(), judge.x_THP.grad()), kDoubleTolerance);
 }
 
+TEST(Ssd, OutputsAndGradientsNeedNoFinalStates) {
+  at::manual_seed(10);
+  for (const std::vector<std::int64_t>& lengths :
+       std::vector<std::vector<std::int64_t>>{{70}, {3, 0, 130, 1}, {0}}) {
+    SsdInputs in = SsdCase{lengths}.make();
+    in.x_THP = in.x_THP.clone().requires_grad_(true);
+    const auto run = [&](bool final_states) {
+      const SsdOutput output = ssd(in, {}, final_states);
+      EXPECT_EQ(
+          output.final_states_BHPN.size(0),
+          final_states ? static_cast<std::int64_t>(lengths.size()) : 0);
+      in.x_THP.mutable_grad() = at::Tensor();
+      output.y_THP.square().sum().backward();
+      return std::pair(output.y_THP.detach(), in.x_THP.grad());
+    };
+    const auto with = run(true);
+    const auto without = run(false);
+    EXPECT_TRUE(at::equal(with.first, without.first));
+    EXPECT_TRUE(at::equal(with.second, without.second));
+  }
+}
+
 TEST(Ssd, RefusesASecondDerivative) {
   SsdInputs in = SsdCase{{3}}.make();
   in.x_THP.requires_grad_(true);

@@ -24,7 +24,9 @@ at::Tensor index_tensor(const std::vector<std::int64_t>& values) {
   return at::tensor(values, at::kLong);
 }
 
-SegmentKeys on_device(SegmentKeys keys, at::Device device) {
+/// Of SegmentKeys and UnmaskedPairs.
+template <class Keys>
+Keys on_device(Keys keys, at::Device device) {
   keys.starts_q_B1 = upload(keys.starts_q_B1, device);
   keys.starts_k_B1 = upload(keys.starts_k_B1, device);
   return keys;
@@ -99,22 +101,18 @@ Exclusive join_before(const Group& group, const at::Tensor& first, const at::Ten
 
 } // namespace
 
-ContextStrategy context_strategy(const std::string& name) {
-  if (name == "baton") {
-    return ContextStrategy::kBaton;
-  }
-  if (name == "all_to_all") {
-    return ContextStrategy::kAllToAll;
-  }
-  throw Error("parallel.context must be baton or all_to_all, got \"" + name + "\"");
+ContextRules context_rules(const ParallelConfig& config) {
+  return {
+      config.context == "baton" ? ContextStrategy::kBaton : ContextStrategy::kAllToAll,
+      config.attention == "gather" ? KeyExchange::kGather : KeyExchange::kRing};
 }
 
 Context::Context(
     const SequenceLayout& stream,
     const Group& group,
-    ContextStrategy strategy,
+    const ContextRules& rules,
     at::Device device)
-    : strategy_(strategy),
+    : rules_(rules),
       group_(group),
       plan_(stream, group.size()),
       part_(plan_.part_of(group.rank())),
@@ -127,6 +125,7 @@ Context::Context(
   }
   std::vector<at::Tensor> tokens;
   for (int rank = 0; rank < group.size(); ++rank) {
+    pairs_.push_back(on_device(plan_.pairs_of(group.rank(), rank), device));
     tokens_of_ranks_.push_back(plan_.cut().tokens_of(rank));
     for (const int segment : plan_.cut().of(rank)) {
       const std::int64_t begin = plan_.cut().bounds[static_cast<std::size_t>(segment)];
@@ -200,6 +199,23 @@ at::Tensor Context::scatter_rows(const at::Tensor& of_stream) const {
   return received.view(shape)
       .sum(0, false, at::toOpMathType(of_stream.scalar_type()))
       .to(of_stream.scalar_type());
+}
+
+int Context::ring_holder(int steps) const {
+  return (group_.rank() - steps + group_.size()) % group_.size();
+}
+
+Pending Context::start_ring(const at::Tensor& rows, int holder, at::Tensor& received) const {
+  const int ranks = group_.size();
+  const int before = (holder - 1 + ranks) % ranks;
+  std::vector<std::int64_t> shape = rows.sizes().vec();
+  shape[0] = tokens_of_ranks_[static_cast<std::size_t>(before)];
+  received = at::empty(shape, rows.options());
+  std::vector<std::int64_t> counts_out(static_cast<std::size_t>(ranks), 0);
+  std::vector<std::int64_t> counts_in(static_cast<std::size_t>(ranks), 0);
+  counts_out[static_cast<std::size_t>((group_.rank() + 1) % ranks)] = rows.size(0);
+  counts_in[static_cast<std::size_t>((group_.rank() - 1 + ranks) % ranks)] = shape[0];
+  return group_.start_all_to_all(rows, received, counts_out, counts_in);
 }
 
 at::Tensor Context::move_to_columns(const at::Tensor& rows) const {

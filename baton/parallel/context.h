@@ -8,12 +8,12 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
 
+#include "baton/parallel/config.h"
 #include "baton/parallel/context_cut.h"
 #include "baton/parallel/group.h"
 
@@ -25,7 +25,19 @@ enum class ContextStrategy {
   kAllToAll, ///< each rank gets all tokens of some heads
 };
 
-ContextStrategy context_strategy(const std::string& name);
+/// How ranks that hand the baton see each other's keys and values.
+enum class KeyExchange {
+  kGather, ///< all at once
+  kRing,   ///< one rank's after the other: memory does not grow with the ranks
+};
+
+struct ContextRules {
+  ContextStrategy strategy = ContextStrategy::kBaton;
+  KeyExchange keys = KeyExchange::kGather;
+};
+
+/// What the recipe says.
+ContextRules context_rules(const ParallelConfig& config);
 
 /// A state on its way along the stream: what a segment adds to it, and how much of it remains, in
 /// both segments of a rank. fp32 or fp64.
@@ -45,14 +57,14 @@ class Context : public torch::CustomClassHolder {
   Context(
       const SequenceLayout& stream,
       const Group& group,
-      ContextStrategy strategy,
+      const ContextRules& rules,
       at::Device device);
 
   /// Keeps it alive in what an autograd function saves, and gives it back.
   c10::IValue keep() const;
   static const Context& kept(const c10::IValue& value);
 
-  ContextStrategy strategy() const { return strategy_; }
+  const ContextRules& rules() const { return rules_; }
   const Group& group() const { return group_; }
   const ContextPlan& plan() const { return plan_; }
   const ContextPart& part() const { return part_; }
@@ -62,6 +74,11 @@ class Context : public torch::CustomClassHolder {
   const SequenceLayout& stream() const { return stream_; }
   /// What attention of this rank's segment 0 or 1 needs, on the device.
   const SegmentKeys& keys(std::size_t segment) const { return keys_[segment]; }
+
+  /// What this rank's queries see, without a mask, of the keys of another, on the device.
+  const UnmaskedPairs& pairs(int keys_of_rank) const {
+    return pairs_[static_cast<std::size_t>(keys_of_rank)];
+  }
 
   /// This rank's rows of a tensor [T, ...] of the stream, wherever that tensor is.
   at::Tensor own_rows(const at::Tensor& of_stream) const;
@@ -78,6 +95,12 @@ class Context : public torch::CustomClassHolder {
   at::Tensor gather_rows(const at::Tensor& rows) const;
   /// The adjoint: [T, ...] -> the sum over ranks of this rank's rows, added up in fp32 (fp64).
   at::Tensor scatter_rows(const at::Tensor& of_stream) const;
+
+  /// Rows of rank `holder`, which this rank has, go one rank up, and those of the rank before
+  /// `holder` come from below.
+  Pending start_ring(const at::Tensor& rows, int holder, at::Tensor& received) const;
+  /// The rank whose rows have come to this rank after so many steps of the ring.
+  int ring_holder(int steps) const;
 
   /// [Tr, cp, C] -> [T, C]: this rank's share of the columns, of all tokens. Differentiable.
   at::Tensor to_columns(const at::Tensor& rows) const;
@@ -112,12 +135,13 @@ class Context : public torch::CustomClassHolder {
   at::Tensor move_to_columns(const at::Tensor& rows) const;
   at::Tensor move_to_rows(const at::Tensor& columns) const;
 
-  ContextStrategy strategy_;
+  ContextRules rules_;
   Group group_;
   ContextPlan plan_;
   ContextPart part_;
   SequenceLayout stream_;
   std::array<SegmentKeys, 2> keys_;
+  std::vector<UnmaskedPairs> pairs_; ///< by rank of the keys
   std::vector<std::int64_t> tokens_of_ranks_;
   std::int64_t own_tokens_ = 0;
   at::Device device_;

@@ -103,6 +103,43 @@ SegmentKeys ContextPlan::keys_of(int segment) const {
   return keys;
 }
 
+UnmaskedPairs ContextPlan::pairs_of(int rank, int keys_of_rank) const {
+  UnmaskedPairs pairs;
+  std::vector<std::int32_t> starts_q{0};
+  std::vector<std::int32_t> starts_k{0};
+  for (std::size_t i = 0; i < 2; ++i) {
+    const int segment = cut_.of(rank)[i];
+    const std::int64_t begin = cut_.bounds[static_cast<std::size_t>(segment)];
+    if (cut_.length(segment) == 0) {
+      continue;
+    }
+    const Document& document = *document_at(begin);
+    std::int64_t num_keys = 0;
+    for (std::size_t j = 0; j < 2; ++j) {
+      const int other = cut_.of(keys_of_rank)[j];
+      const std::int64_t other_begin = cut_.bounds[static_cast<std::size_t>(other)];
+      const std::int64_t first = std::max(document.begin, other_begin);
+      const std::int64_t count = other_begin + cut_.length(other) - first;
+      if (other < segment && count > 0) {
+        const std::int64_t before = j == 0 ? 0 : cut_.length(cut_.of(keys_of_rank)[0]);
+        pairs.keys.push_back({before + first - other_begin, count});
+        num_keys += count;
+      }
+    }
+    if (num_keys > 0) {
+      const std::int64_t count = std::min(document.end, begin + cut_.length(segment)) - begin;
+      pairs.queries.push_back({i == 0 ? 0 : cut_.length(cut_.of(rank)[0]), count});
+      starts_q.push_back(static_cast<std::int32_t>(starts_q.back() + count));
+      starts_k.push_back(static_cast<std::int32_t>(starts_k.back() + num_keys));
+      pairs.longest_q = std::max(pairs.longest_q, count);
+      pairs.longest_k = std::max(pairs.longest_k, num_keys);
+    }
+  }
+  pairs.starts_q_B1 = int32_tensor(starts_q);
+  pairs.starts_k_B1 = int32_tensor(starts_k);
+  return pairs;
+}
+
 std::array<std::vector<std::int64_t>, 2> ContextPlan::tails_of(int rank, std::int64_t width) const {
   std::array<std::vector<std::int64_t>, 2> tails;
   for (std::size_t i = 0; i < 2; ++i) {

@@ -52,6 +52,23 @@ struct SegmentKeys {
   std::int64_t pairs = 0; ///< of a query and a key that it sees
 };
 
+/// Rows that lie one after the other.
+struct RowRange {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
+/// What the queries of one rank see of another rank's keys, all of them: the keys' segments lie
+/// before those of the queries, in the same document. At most one sequence a segment of queries.
+struct UnmaskedPairs {
+  std::vector<RowRange> queries; ///< of the one rank's rows, a range a sequence
+  std::vector<RowRange> keys;    ///< of the other's; sequence after sequence, up to two ranges each
+  at::Tensor starts_q_B1;
+  at::Tensor starts_k_B1;
+  std::int64_t longest_q = 0;
+  std::int64_t longest_k = 0;
+};
+
 /// One rank's part of a stream.
 struct ContextPart {
   std::array<std::int64_t, 2> begins{}; ///< of its segments in the stream
@@ -77,6 +94,8 @@ class ContextPlan {
   const ZigzagCut& cut() const { return cut_; }
   ContextPart part_of(int rank) const;
   SegmentKeys keys_of(int segment) const;
+
+  UnmaskedPairs pairs_of(int rank, int keys_of_rank) const;
 
   /// Of each segment of `rank`: the tokens of the stream that the `width` - 1 before it are, oldest
   /// first; -1 where its document has none, or nothing goes on into it.

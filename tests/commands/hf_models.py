@@ -220,7 +220,7 @@ def random_tokens(model, length, seed):
 def logits_of(model, tokens):
     """transformers' logits [tokens, vocabulary], fp32."""
     with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].float()
+        return model(torch.tensor([tokens], device=model.device)).logits[0].float().cpu()
 
 
 # Of the logits' standard deviation; both add in fp32, in another order.

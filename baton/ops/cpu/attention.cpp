@@ -39,7 +39,8 @@ std::vector<Span> make_spans(
     const at::Tensor& k_THP,
     const at::Tensor& starts_q_B1,
     const at::Tensor& starts_k_B1,
-    const LongestSequences& longest) {
+    const LongestSequences& longest,
+    bool causal) {
   const std::vector<std::int64_t> starts_q = checked_starts(starts_q_B1, q_THP.size(0));
   const std::vector<std::int64_t> starts_k = checked_starts(starts_k_B1, k_THP.size(0));
   std::vector<Span> spans;
@@ -47,7 +48,7 @@ std::vector<Span> make_spans(
     const Span span{
         starts_q[b], starts_q[b + 1] - starts_q[b], starts_k[b], starts_k[b + 1] - starts_k[b]};
     TORCH_CHECK(
-        span.num_q <= span.num_k,
+        !causal || span.num_q <= span.num_k,
         "a sequence must not have more queries than keys: sequence ",
         b,
         " has ",
@@ -68,6 +69,7 @@ std::vector<Span> make_spans(
         " and ",
         span.num_k);
     if (span.num_q > 0) {
+      TORCH_CHECK(span.num_k > 0, "a sequence with queries must have keys: sequence ", b);
       spans.push_back(span);
     }
   }
@@ -128,15 +130,16 @@ std::tuple<at::Tensor, at::Tensor> attention(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   check_attention(q_THP, k_THP, v_THP, starts_q_B1, starts_k_B1);
   const at::Tensor q = with_contiguous_channels(q_THP);
   const at::Tensor k = with_contiguous_channels(k_THP);
   const at::Tensor v = with_contiguous_channels(v_THP);
   const std::vector<Span> spans =
-      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k});
+      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k}, causal);
   const at::ScalarType dtype = at::toOpMathType(q.scalar_type());
-  const Masks masks(spans, q.options().dtype(dtype));
+  const Masks masks(causal ? spans : std::vector<Span>(), q.options().dtype(dtype));
   const std::int64_t num_heads = q.size(1);
   const std::int64_t group = num_heads / k.size(1);
   at::Tensor out_THP = at::empty(q.sizes(), q.options());
@@ -149,7 +152,7 @@ std::tuple<at::Tensor, at::Tensor> attention(
         batch_of_one(k, span.first_k, span.num_k, head / group, 1).to(dtype),
         batch_of_one(v, span.first_k, span.num_k, head / group, 1).to(dtype),
         /*dropout_p=*/0.0,
-        /*is_causal=*/span.num_q == span.num_k,
+        /*is_causal=*/causal && span.num_q == span.num_k,
         masks.of(span),
         scale);
     batch_of_one(out_THP, span.first_q, span.num_q, head, 1).copy_(out);
@@ -171,16 +174,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   const at::Tensor dout = with_contiguous_channels(dout_THP);
   const at::Tensor q = with_contiguous_channels(q_THP);
   const at::Tensor k = with_contiguous_channels(k_THP);
   const at::Tensor v = with_contiguous_channels(v_THP);
   const at::Tensor out = with_contiguous_channels(out_THP);
   const std::vector<Span> spans =
-      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k});
+      make_spans(q, k, starts_q_B1, starts_k_B1, {longest_q, longest_k}, causal);
   const at::ScalarType dtype = at::toOpMathType(q.scalar_type());
-  const Masks masks(spans, q.options().dtype(dtype));
+  const Masks masks(causal ? spans : std::vector<Span>(), q.options().dtype(dtype));
   const std::int64_t num_key_heads = k.size(1);
   const std::int64_t group = q.size(1) / num_key_heads;
   at::Tensor dq_THP = at::empty(q.sizes(), q.options());
@@ -209,7 +213,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
         queries(out).to(dtype),
         log_sum_exp,
         /*dropout_p=*/0.0,
-        /*is_causal=*/span.num_q == span.num_k,
+        /*is_causal=*/causal && span.num_q == span.num_k,
         masks.of(span),
         scale);
     queries(dq_THP).copy_(dq);

@@ -181,16 +181,19 @@ class Forward {
 };
 
 template <class In, class Real>
-std::tuple<at::Tensor, at::Tensor>
-run_forward(const SsdInputs& inputs, const SsdStart& start, const SsdSizes& sizes) {
+std::tuple<at::Tensor, at::Tensor> run_forward(
+    const SsdInputs& inputs,
+    const SsdStart& start,
+    const SsdSizes& sizes,
+    bool final_states) {
   const SsdPlan<Real> plan(sizes, inputs.dt_TH, inputs.A_H, inputs.starts, inputs.time_step);
   const SsdInitial<Real> initial(start, sizes.B);
   at::Tensor y = at::empty(inputs.x_THP.sizes(), inputs.x_THP.options());
   at::Tensor states = at::empty(
-      {sizes.B, sizes.H, sizes.P, sizes.N},
+      {final_states ? sizes.B : 0, sizes.H, sizes.P, sizes.N},
       inputs.x_THP.options().dtype(ssd_state_dtype(inputs.x_THP)));
   Forward<In, Real>(plan, initial, inputs, y.mutable_data_ptr<In>())
-      .run(states.mutable_data_ptr<Real>());
+      .run(final_states ? states.mutable_data_ptr<Real>() : nullptr);
   return {y, states};
 }
 
@@ -207,16 +210,18 @@ std::tuple<at::Tensor, at::Tensor> ssd_cpu(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    std::optional<double> dt_max) {
+    std::optional<double> dt_max,
+    bool final_states) {
   const SsdInputs inputs{
       x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
   if (x.scalar_type() == at::kDouble) {
-    return run_forward<double, double>(inputs, start, sizes);
+    return run_forward<double, double>(inputs, start, sizes, final_states);
   }
-  return x.scalar_type() == at::kFloat ? run_forward<float, float>(inputs, start, sizes)
-                                       : run_forward<c10::BFloat16, float>(inputs, start, sizes);
+  return x.scalar_type() == at::kFloat
+             ? run_forward<float, float>(inputs, start, sizes, final_states)
+             : run_forward<c10::BFloat16, float>(inputs, start, sizes, final_states);
 }
 
 } // namespace

@@ -125,6 +125,9 @@ void finish_empty_sequences(
     const SsdPlan<Real>& plan,
     const SsdInitial<Real>& initial,
     Real* final_states) {
+  if (final_states == nullptr) {
+    return;
+  }
   const std::int64_t size = plan.sizes.H * plan.sizes.state_size();
   for (std::int64_t b = 0; b < plan.sizes.B; ++b) {
     if (plan.starts[b] != plan.starts[b + 1]) {

@@ -24,7 +24,7 @@ constexpr std::int64_t kPackBytes = 16; // which rows of heads must begin at
 constexpr std::int64_t kMostFlashChannels = 256;
 constexpr std::int64_t kMostSequences = 65535;     // a dimension of the kernels' grids
 constexpr std::int64_t kStatisticsStep = 32;       // queries that the efficient kernels pad to
-constexpr std::int64_t kCausalFromBottomRight = 2; // sdp::CustomMaskType
+constexpr std::int64_t kCausalFromBottomRight = 2; // sdp::CustomMaskType, where 0 is none
 
 bool by_flash(const at::Tensor& q_THP) {
   return q_THP.scalar_type() == at::kBFloat16;
@@ -38,6 +38,7 @@ struct Sequences {
   std::int64_t longest_q;
   std::int64_t longest_k;
   double scale;
+  bool causal;
 
   std::int64_t count() const { return starts_q_B1.size(0) - 1; }
 };
@@ -140,7 +141,7 @@ Pair flash_forward(
       std::max<std::int64_t>(2, sequences.longest_q),
       sequences.longest_k,
       /*dropout_p=*/0.0,
-      /*is_causal=*/true,
+      sequences.causal,
       /*return_debug_mask=*/false,
       sequences.scale);
   return {out, log_sum_exp};
@@ -167,7 +168,7 @@ Triple flash_backward(
       sequences.longest_q,
       sequences.longest_k,
       /*dropout_p=*/0.0,
-      /*is_causal=*/true,
+      sequences.causal,
       no_dropout,
       no_dropout,
       sequences.scale);
@@ -188,7 +189,7 @@ Pair efficient_forward(
       sequences.longest_q,
       sequences.longest_k,
       /*dropout_p=*/0.0,
-      kCausalFromBottomRight,
+      sequences.causal ? kCausalFromBottomRight : 0,
       /*compute_log_sumexp=*/true,
       sequences.scale);
   return {out.squeeze(0), packed_statistics(padded_BHL, sequences.starts_q_B1, q_THP.size(0))};
@@ -219,7 +220,7 @@ Triple efficient_backward(
       /*dropout_p=*/0.0,
       no_dropout,
       no_dropout,
-      kCausalFromBottomRight,
+      sequences.causal ? kCausalFromBottomRight : 0,
       /*bias_requires_grad=*/false,
       sequences.scale);
   const auto of_key_heads = [&](const at::Tensor& dx) {
@@ -239,13 +240,15 @@ Pair attention_cuda(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   const Sequences sequences{
       starts_q_B1.contiguous(),
       starts_k_B1.contiguous(),
       bound(longest_q, q_THP.size(0)),
       bound(longest_k, k_THP.size(0)),
-      scale};
+      scale,
+      causal};
   check_inputs(q_THP, k_THP, v_THP, sequences);
   if (q_THP.numel() == 0 || k_THP.numel() == 0) {
     return {
@@ -268,13 +271,15 @@ Triple attention_backward_cuda(
     const at::Tensor& starts_k_B1,
     double scale,
     std::int64_t longest_q,
-    std::int64_t longest_k) {
+    std::int64_t longest_k,
+    bool causal) {
   const Sequences sequences{
       starts_q_B1.contiguous(),
       starts_k_B1.contiguous(),
       bound(longest_q, q_THP.size(0)),
       bound(longest_k, k_THP.size(0)),
-      scale};
+      scale,
+      causal};
   check_inputs(q_THP, k_THP, v_THP, sequences);
   if (q_THP.numel() == 0 || k_THP.numel() == 0) {
     return {

@@ -82,7 +82,7 @@ void launch_forward(
 }
 
 std::tuple<at::Tensor, at::Tensor>
-run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes) {
+run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes, bool final_states) {
   const SsdPlan plan(in.x_THP, in.starts, sizes);
   const SsdTokens x(in.x_THP);
   const SsdTokens B(in.B_TGN);
@@ -96,13 +96,13 @@ run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes) {
   at::Tensor states;
   float* leaving = nullptr;
   if (plan.cut()) {
-    const SsdSegments segments =
-        enter_segments(launcher, plan, {SsdDirection::kForward, x, B, time, incoming});
+    const SsdSegments segments = enter_segments(
+        launcher, plan, {SsdDirection::kForward, x, B, time, incoming, final_states});
     incoming = SsdSource(segments.entering_states);
     states = segments.states_BHPN;
   } else {
-    states = at::empty({sizes.B, sizes.H, sizes.P, sizes.N}, plan.state_options);
-    leaving = states.mutable_data_ptr<float>();
+    states = at::empty({final_states ? sizes.B : 0, sizes.H, sizes.P, sizes.N}, plan.state_options);
+    leaving = final_states ? states.mutable_data_ptr<float>() : nullptr;
   }
   if (sizes.B > 0) {
     const SsdForwardInputs inputs{x.rows, B.rows, C.rows, skip.inputs, incoming.states};
@@ -124,13 +124,14 @@ std::tuple<at::Tensor, at::Tensor> ssd_cuda(
     const OptionalTensor& initial_slots,
     bool dt_softplus,
     double dt_min,
-    std::optional<double> dt_max) {
+    std::optional<double> dt_max,
+    bool final_states) {
   const SsdInputs inputs{
       x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
   check_devices(inputs, start);
-  return run_forward(inputs, start, sizes);
+  return run_forward(inputs, start, sizes, final_states);
 }
 
 } // namespace

@@ -221,10 +221,13 @@ Tensor run_backward(const Operands& operands, const Gradients& gradients) {
   const Launcher launcher(operands.x.owner);
   const auto& [plan, dy, x, keys, queries, time, skip, start, end] = operands;
   const Tensor states =
-      sweep_keeping_chunks(launcher, plan, {SsdDirection::kForward, x, keys, time, start})
+      sweep_keeping_chunks(
+          launcher, plan, {SsdDirection::kForward, x, keys, time, start, /*ends=*/false})
           .chunk_states_KHPN;
-  const SsdSweepOutput reverse =
-      sweep_keeping_chunks(launcher, plan, {SsdDirection::kReverse, dy, queries, time, end});
+  const SsdSweepOutput reverse = sweep_keeping_chunks(
+      launcher,
+      plan,
+      {SsdDirection::kReverse, dy, queries, time, end, /*ends=*/start.owner.defined()});
   const Tensor token_sums =
       chunk_gradients(launcher, operands, states, reverse.chunk_states_KHPN, gradients);
   time_gradients(launcher, operands, token_sums, gradients);

@@ -29,6 +29,11 @@ at::Tensor empty_states(const SsdPlan& plan, std::int64_t count) {
   return at::empty({count, plan.sizes.H, plan.sizes.P, plan.sizes.N}, plan.state_options);
 }
 
+/// Kernels write nothing through null.
+float* data_or_null(const at::Tensor& tensor) {
+  return tensor.numel() == 0 ? nullptr : tensor.mutable_data_ptr<float>();
+}
+
 at::Tensor empty_decays(const SsdPlan& plan, std::int64_t count) {
   return at::empty({count, plan.sizes.H}, plan.state_options);
 }
@@ -47,15 +52,11 @@ SsdSweepOutput sweep_into(
     }
     return {segments.states_BHPN, segments.log_decay_BH, chunk_states};
   }
-  const at::Tensor states = empty_states(plan, plan.sizes.B);
-  const at::Tensor decays = empty_decays(plan, plan.sizes.B);
+  const at::Tensor states = empty_states(plan, walk.ends ? plan.sizes.B : 0);
+  const at::Tensor decays = empty_decays(plan, walk.ends ? plan.sizes.B : 0);
   if (plan.sizes.B > 0) {
     launch_sweep(
-        launcher,
-        plan,
-        walk,
-        walk.start,
-        {chunks, states.mutable_data_ptr<float>(), decays.mutable_data_ptr<float>()});
+        launcher, plan, walk, walk.start, {chunks, data_or_null(states), data_or_null(decays)});
   }
   return {states, decays, chunk_states};
 }
@@ -65,8 +66,8 @@ SsdSweepOutput sweep_into(
 SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const SsdWalk& walk) {
   const at::Tensor entering = empty_states(plan, plan.segments());
   const at::Tensor decays = empty_decays(plan, plan.segments());
-  const at::Tensor states = empty_states(plan, plan.sizes.B);
-  const at::Tensor log_decay = empty_decays(plan, plan.sizes.B);
+  const at::Tensor states = empty_states(plan, walk.ends ? plan.sizes.B : 0);
+  const at::Tensor log_decay = empty_decays(plan, walk.ends ? plan.sizes.B : 0);
   launch_sweep(
       launcher,
       plan,
@@ -86,8 +87,8 @@ SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const 
       walk.start.states,
       entering.mutable_data_ptr<float>(),
       decays.const_data_ptr<float>(),
-      states.mutable_data_ptr<float>(),
-      log_decay.mutable_data_ptr<float>());
+      data_or_null(states),
+      data_or_null(log_decay));
   return {entering, states, log_decay};
 }
 

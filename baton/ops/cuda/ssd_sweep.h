@@ -20,6 +20,8 @@ struct SsdWalk {
   const SsdTokens& keys;
   const SsdTime& time;
   const SsdSource& start;
+  bool ends =
+      true; ///< whether what leaves the sequences is asked for; else those outputs are empty
 };
 
 struct SsdSweepOutput {

@@ -85,6 +85,18 @@ def check(case, ops, judge, device, view=None):
     assert torch.equal(y, again[0]) and torch.equal(states, again[1])
 
 
+@pytest.mark.parametrize("lengths", [[70], [3, 0, 130, 1], [0], [1] * 50])
+@pytest.mark.parametrize("P, N", [(8, 16), (64, 128)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_need_no_final_states(ops, device, lengths, P, N, dtype):
+    case = Case(lengths, P=P, N=N, dtype=dtype)
+    y, _ = case.run(ops, device)
+    case.options["final_states"] = False
+    alone, states = case.run(ops, device)
+    assert torch.equal(y, alone)
+    assert states.shape == (0, 2, P, N)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "lengths", [[0], [1], [31, 32, 33], [63], [64], [65], [200], [5, 0, 64, 1, 130, 0]], ids=str)
@@ -98,6 +110,14 @@ def test_lengths(ops, judge, device, dtype, lengths):
     "P, N", [(1, 1), (5, 7), (31, 33), (24, 64), (64, 128), (80, 72), (128, 16), (61, 255), (64, 256)])
 def test_sizes(ops, judge, device, dtype, P, N):
     check(Case([70, 3], P=P, N=N, dtype=dtype, slots=[1, -1]), ops, judge, device)
+
+
+# The sizes of large models, for which sm_90a has a kernel of its own.
+@pytest.mark.parametrize("N", [64, 128])
+@pytest.mark.parametrize("lengths", [[1], [64, 0, 130], [66, 3]], ids=str)
+def test_sizes_of_large_models(ops, judge, device, lengths, N):
+    slots = list(range(len(lengths)))
+    check(Case(lengths, H=4, P=64, G=2, N=N, dtype=torch.bfloat16, slots=slots), ops, judge, device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

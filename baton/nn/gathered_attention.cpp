@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "baton/nn/shared_attention.h"
+#include "baton/nn/gathered_attention.h"
 
 #include <vector>
 
@@ -52,7 +52,7 @@ struct Gathered {
   at::Tensor v_THP;
 };
 
-struct SharedAttention : torch::autograd::Function<SharedAttention> {
+struct GatheredAttention : torch::autograd::Function<GatheredAttention> {
   static at::Tensor forward(
       AutogradContext* saved,
       const at::Tensor& q_THP,
@@ -119,13 +119,13 @@ struct SharedAttention : torch::autograd::Function<SharedAttention> {
 
 } // namespace
 
-at::Tensor shared_attention(
+at::Tensor gathered_attention(
     const at::Tensor& q_THP,
     const at::Tensor& k_THP,
     const at::Tensor& v_THP,
     double scale,
     const Context& context) {
-  return SharedAttention::apply(q_THP, k_THP, v_THP, scale, &context);
+  return GatheredAttention::apply(q_THP, k_THP, v_THP, scale, &context);
 }
 
 } // namespace baton::nn

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a stream costs that ranks share, beside the same stream on one rank: forward and backward of
+// one Mamba-2 layer and of a stack with all layer kinds. A launcher starts one process a rank:
+//
+//   torchrun --no-python --nproc-per-node 2 build/baton/train_context_parallel_bench [TOKENS...]
+//
+// Without GPUs it runs in small sizes, to be seen to work.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "baton/base/random.h"
+#include "baton/model/stack.h"
+#include "baton/ops/cuda_module.h"
+#include "baton/ops/device.h"
+#include "baton/parallel/context.h"
+#include "baton/parallel/mesh.h"
+
+namespace baton::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using parallel::Axis;
+using parallel::Context;
+using parallel::ContextRules;
+using parallel::ContextStrategy;
+using parallel::KeyExchange;
+using parallel::Mesh;
+
+constexpr std::size_t kRuns = 5;
+// A pass over more tokens with attention takes seconds, and one tells enough.
+constexpr std::int64_t kManyTokens = 131072;
+
+/// What is measured: a stack under one way to share.
+struct Way {
+  const char* name;
+  std::optional<ContextRules> rules; ///< none: one rank alone
+};
+
+const std::vector<Way> kWays{
+    {"one rank", std::nullopt},
+    {"baton", ContextRules{}},
+    {"baton, ring", ContextRules{ContextStrategy::kBaton, KeyExchange::kRing}},
+    {"all-to-all", ContextRules{ContextStrategy::kAllToAll}}};
+
+nn::LayerConfig layer_config(bool small) {
+  nn::LayerConfig config;
+  config.width = small ? 64 : 2048;
+  config.dtype = small ? at::kFloat : at::kBFloat16;
+  config.mamba.num_heads = small ? 4 : 64;
+  config.mamba.head_dim = small ? 16 : 64;
+  config.mamba.num_groups = small ? 2 : 8;
+  config.mamba.state_size = small ? 16 : 128;
+  config.attention.num_heads = small ? 4 : 16;
+  config.attention.num_kv_heads = small ? 2 : 8;
+  config.attention.head_dim = small ? 16 : 128;
+  config.mlp.hidden = small ? 128 : 8192;
+  return config;
+}
+
+void wait_for(at::Device device) {
+  if (!device.is_cpu()) {
+    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+  }
+}
+
+class Measurement {
+ public:
+  Measurement(const Mesh& mesh, at::Device device, const std::string& symbols)
+      : mesh_(mesh),
+        device_(device),
+        has_attention_(symbols.find('*') != std::string::npos),
+        config_(layer_config(device.is_cpu())),
+        stack_(symbols, config_, store_) {
+    store_.initialize(1, config_.dtype, device);
+  }
+
+  /// Milliseconds of a forward and a backward pass, the median; of the slowest rank. Bytes sent.
+  std::pair<double, std::int64_t> of(const Way& way, std::int64_t tokens) {
+    const SequenceLayout stream = make_layout_from_lengths({tokens});
+    c10::intrusive_ptr<Context> shared;
+    if (way.rules) {
+      shared =
+          c10::make_intrusive<Context>(stream, mesh_.along(Axis::kContext), *way.rules, device_);
+    }
+    const SequenceLayout layout = shared ? shared->layout() : stream.to(device_);
+    at::Tensor hidden_TD = at::randn(
+        {layout.num_tokens, config_.width},
+        at::TensorOptions().dtype(config_.dtype).device(device_));
+    hidden_TD.requires_grad_(true);
+    const at::Tensor slope_TD = at::randn_like(hidden_TD);
+    const auto pass = [&] {
+      const nn::StepContext context{
+          .layout = layout, .positions_T = layout.positions(), .shared = shared.get()};
+      stack_.forward(hidden_TD, context, {}).hidden_TD.backward(slope_TD);
+      hidden_TD.mutable_grad() = at::Tensor();
+      for (const nn::Parameter& parameter : store_.parameters()) {
+        parameter.value.mutable_grad() = at::Tensor();
+      }
+    };
+    pass();
+    const std::int64_t before = mesh_.along(Axis::kContext).traffic().total();
+    const std::size_t runs = has_attention_ && tokens > kManyTokens ? 1 : kRuns;
+    std::vector<double> times;
+    while (times.size() < runs) {
+      wait_for(device_);
+      if (way.rules) {
+        mesh_.all().barrier();
+      }
+      const auto start = Clock::now();
+      pass();
+      wait_for(device_);
+      times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    }
+    std::sort(times.begin(), times.end());
+    return {
+        times[runs / 2],
+        (mesh_.along(Axis::kContext).traffic().total() - before) / static_cast<std::int64_t>(runs)};
+  }
+
+ private:
+  const Mesh& mesh_;
+  at::Device device_;
+  bool has_attention_;
+  nn::LayerConfig config_;
+  nn::ParameterStore store_;
+  model::Stack stack_;
+};
+
+void print_row(
+    const Mesh& mesh,
+    at::Device device,
+    const std::string& symbols,
+    std::int64_t tokens) {
+  Measurement measurement(mesh, device, symbols);
+  double alone = 0.0;
+  std::string row = "| " + symbols + " | " + std::to_string(tokens) + " |";
+  for (const Way& way : kWays) {
+    std::string cell = " - |";
+    const bool needs_attention = way.rules && way.rules->keys == KeyExchange::kRing;
+    if (way.rules || mesh.rank() == 0) {
+      if (!needs_attention || symbols.find('*') != std::string::npos) {
+        try {
+          const auto [time, bytes] = measurement.of(way, tokens);
+          alone = way.rules ? alone : time;
+          char text[96];
+          std::snprintf(
+              text,
+              sizeof(text),
+              " %.2f ms, %.2f x, %.2f MB |",
+              time,
+              alone > 0.0 ? alone / time : 0.0,
+              1e-6 * static_cast<double>(bytes));
+          cell = text;
+        } catch (const c10::OutOfMemoryError&) {
+          if (way.rules) {
+            throw; // the others would wait
+          }
+          cell = " out of memory |";
+        }
+      }
+    }
+    row += cell;
+    mesh.all().barrier();
+  }
+  if (mesh.rank() == 0) {
+    std::printf("%s\n", row.c_str());
+    std::fflush(stdout);
+  }
+}
+
+void run(const std::vector<std::int64_t>& lengths) {
+  const parallel::Launch launch = parallel::read_launch();
+  const bool on_gpu = ops::cuda_device_count() > launch.local_rank;
+  const at::Device device =
+      ops::open_device(on_gpu ? "cuda:" + std::to_string(launch.local_rank) : "cpu", "device");
+  ops::set_arithmetic(true);
+  parallel::ParallelConfig config;
+  config.cp = launch.world_size;
+  const std::chrono::seconds timeout(60);
+  const Mesh mesh = launch.world_size == 1
+                        ? Mesh()
+                        : Mesh(
+                              parallel::make_mesh_shape(config, launch.world_size),
+                              launch.rank,
+                              parallel::open_store(launch, timeout),
+                              device,
+                              timeout);
+  if (mesh.rank() == 0) {
+    std::printf("%d ranks on %s\n| layers | tokens |", mesh.size(), on_gpu ? "GPUs" : "CPUs");
+    for (const Way& way : kWays) {
+      std::printf(" %s |", way.name);
+    }
+    std::printf("\n|---|---|---|---|---|---|\n");
+  }
+  for (const char* symbols : {"M", "M-M*"}) {
+    for (const std::int64_t tokens : lengths) {
+      print_row(mesh, device, symbols, on_gpu ? tokens : tokens / 64);
+    }
+  }
+}
+
+} // namespace
+} // namespace baton::train
+
+int main(int count, char** values) {
+  std::vector<std::int64_t> lengths;
+  for (int i = 1; i < count; ++i) {
+    lengths.push_back(std::atoll(values[i]));
+  }
+  try {
+    baton::train::run(lengths.empty() ? std::vector<std::int64_t>{16384, 131072} : lengths);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}
