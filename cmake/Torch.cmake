@@ -23,6 +23,12 @@ message(STATUS "torch: ${_torch_version} at ${TORCH_ROOT}")
 # without crt do not compile.
 find_path(BATON_CUDA_INCLUDE crt/host_defines.h
           PATHS "${_site}/nvidia/cu13/include" /usr/local/cuda/include NO_DEFAULT_PATH)
+# NCCL's header has no libraries of its own to link: torch brings those.
+find_path(BATON_NCCL_INCLUDE nccl.h
+          PATHS "${_site}/nvidia/nccl/include" /usr/local/cuda/include NO_DEFAULT_PATH)
+if(NOT BATON_NCCL_INCLUDE)
+  message(FATAL_ERROR "no nccl.h beside torch: pip install nvidia-nccl-cu13 (see docs/build.md)")
+endif()
 find_library(BATON_CUDART NAMES libcudart.so.13
              PATHS "${_site}/nvidia/cu13/lib" /usr/local/cuda/lib64 NO_DEFAULT_PATH)
 

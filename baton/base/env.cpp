@@ -44,7 +44,16 @@ const std::vector<EnvVariable>& env_variables() {
       kEnvPmiRank,
       kEnvPmiSize,
       kEnvPmiLocalRank,
-      kEnvGlooInterface};
+      kEnvGlooInterface,
+      kEnvTorchLog,
+      kEnvNcclAlgorithm,
+      kEnvNcclMulticast,
+      kEnvNcclErrors,
+      kEnvNcclMonitoring,
+      kEnvNcclDump,
+      kEnvNcclDumpWait,
+      kEnvNcclRethrow,
+      kEnvFlightRecorder};
   return variables;
 }
 

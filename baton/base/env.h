@@ -132,6 +132,44 @@ inline constexpr EnvVariable kEnvGlooInterface = {
     "GLOO_SOCKET_IFNAME",
     "the host name's",
     "network interface by which ranks on CPUs talk"};
+inline constexpr EnvVariable kEnvTorchLog = {
+    "TORCH_CPP_LOG_LEVEL",
+    "FATAL in a run of several ranks",
+    "least level of PyTorch's own messages: INFO, WARNING, ERROR or FATAL"};
+
+// Read by NCCL and by torch's group over it, and set by Baton unless they are set.
+inline constexpr EnvVariable kEnvNcclAlgorithm = {
+    "NCCL_ALGO",
+    "Ring with train.deterministic",
+    "how ranks on GPUs add up; a ring gives equal bits each time"};
+inline constexpr EnvVariable kEnvNcclMulticast = {
+    "NCCL_NVLS_ENABLE",
+    "0 with train.deterministic",
+    "1: sums in the NVLink switch, which no ring uses; 0: none"};
+inline constexpr EnvVariable kEnvNcclErrors = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "0",
+    "what PyTorch does when a rank is lost; 0: nothing, as Baton names the rank and stops"};
+inline constexpr EnvVariable kEnvNcclMonitoring = {
+    "TORCH_NCCL_ENABLE_MONITORING",
+    "0",
+    "1: PyTorch aborts a process whose GPU hangs for minutes"};
+inline constexpr EnvVariable kEnvNcclDump = {
+    "TORCH_NCCL_DUMP_ON_TIMEOUT",
+    "0",
+    "1: PyTorch writes its record of collectives when one fails"};
+inline constexpr EnvVariable kEnvNcclDumpWait = {
+    "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC",
+    "250",
+    "milliseconds for which PyTorch waits for that record"};
+inline constexpr EnvVariable kEnvNcclRethrow = {
+    "TORCH_NCCL_RETHROW_CUDA_ERRORS",
+    "0",
+    "1: PyTorch's thread that watches NCCL aborts at an error of CUDA"};
+inline constexpr EnvVariable kEnvFlightRecorder = {
+    "TORCH_FR_BUFFER_SIZE",
+    "0",
+    "collectives that PyTorch keeps in its record"};
 
 /// The value of a variable, or none if it is unset or empty.
 std::optional<std::string> read_env(const EnvVariable& variable);

@@ -74,7 +74,7 @@ Pending Group::begin(const char* operation, std::vector<at::Tensor> held, const 
   } catch (const std::exception& error) {
     throw RunError(pending->describe(first_line(error.what())));
   }
-  if (!held.empty() && !held.front().is_cpu()) {
+  if (!link_->device.is_cpu()) {
     watch->expect(pending->work, [name](const std::string& reason) { return name + reason; });
   }
   pending->held = std::move(held);
@@ -192,7 +192,11 @@ void Group::broadcast_(const at::Tensor& values, int root) const {
 
 void Group::barrier() const {
   if (!alone()) {
-    begin("barrier", {}, [](c10d::Backend& backend) { return backend.barrier(); }).wait();
+    c10d::BarrierOptions options;
+    if (!link_->device.is_cpu()) {
+      options.device_ids = {link_->device.index()};
+    }
+    begin("barrier", {}, [&](c10d::Backend& backend) { return backend.barrier(options); }).wait();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -106,6 +107,11 @@ MeshShape make_mesh_shape(const ParallelConfig& config, int world_size) {
 c10::intrusive_ptr<c10d::Store> open_store(
     const Launch& launch,
     std::chrono::milliseconds timeout) {
+  if (!read_env(kEnvTorchLog)) {
+    // Torch logs a stack trace when the rank that serves the store is the first to go, though that
+    // is how every run ends; and what is worth a line, the watch says.
+    FLAGS_caffe2_log_level = 3;
+  }
   c10d::TCPStoreOptions options;
   options.port = launch.port;
   options.isServer = launch.rank == 0 && !launch.agent_store;
@@ -146,12 +152,18 @@ Mesh::Mesh(
     if (plan.size == 1) {
       return Group();
     }
+    const auto describe = [failed = "rank " + std::to_string(rank) +
+                                    ": cannot connect the ranks along " + axis +
+                                    ": "](const std::string& reason) { return failed + reason; };
     try {
+      const Guard guard(*watch_, describe);
       return Group(
           axis,
           plan.rank,
           plan.size,
-          std::make_shared<const GroupLink>(GroupLink{
+          std::make_shared<const GroupLink>(
+              axis,
+              device,
               make_backend(
                   {.store = c10::make_intrusive<c10d::PrefixStore>("group/" + plan.name, store),
                    .rank = plan.rank,
@@ -159,12 +171,10 @@ Mesh::Mesh(
                    .name = plan.name,
                    .device = device,
                    .timeout = timeout}),
-              watch_}));
+              watch_));
     } catch (const std::exception& error) {
-      throw RunError(
-          "rank " + std::to_string(rank) + ": cannot connect the ranks along " + axis + ": " +
-          std::string(error.what()).substr(0, std::string(error.what()).find('\n')) +
-          watch_->find_cause());
+      const std::string text = error.what();
+      throw RunError(describe(text.substr(0, text.find('\n'))) + watch_->find_cause());
     }
   };
   for (const Axis axis : kAxes) {

@@ -130,7 +130,9 @@ std::string Watch::trouble_of(Expected& expected) {
     try {
       std::rethrow_exception(expected.work->exception());
     } catch (const std::exception& error) {
-      return error.what();
+      // The first line: some of these come with a trace.
+      const std::string text = error.what();
+      return text.substr(0, text.find('\n'));
     }
   }
   const auto waited = Clock::now() - expected.since;

@@ -30,6 +30,8 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
 
   int rank() const { return rank_; }
+  /// Whether this rank has said why it stops.
+  bool stopping() const { return said_; }
 
   /// Why an operation may have failed: ", rank 3 is gone", ", rank 3 stopped: (its reason)" or, if
   /// all are well, nothing. Takes a few heartbeats.
