@@ -75,6 +75,7 @@ std::string Watch::find_cause() {
   try {
     const auto beats = [this] {
       std::vector<std::int64_t> all;
+      all.reserve(static_cast<std::size_t>(size_));
       for (int rank = 0; rank < size_; ++rank) {
         all.push_back(asked_->add(key("beats", rank), 0));
       }
