@@ -75,6 +75,7 @@ std::string Watch::find_cause() {
   try {
     const auto beats = [this] {
       std::vector<std::int64_t> all;
+      all.reserve(static_cast<std::size_t>(size_));
       for (int rank = 0; rank < size_; ++rank) {
         all.push_back(asked_->add(key("beats", rank), 0));
       }
@@ -124,19 +125,21 @@ void Watch::expect(
   expected_.push_back({work, std::move(describe), Clock::now()});
 }
 
-// What is wrong with work that is not done; empty if nothing is yet.
-std::string Watch::trouble_of(Expected& expected) {
-  if (expected.work->exception()) {
-    try {
+// Empty while nothing is wrong with the work, none once it is done.
+std::optional<std::string> Watch::trouble_of(const Expected& expected) {
+  try {
+    if (expected.work->isCompleted()) {
+      if (!expected.work->exception()) {
+        return std::nullopt;
+      }
       std::rethrow_exception(expected.work->exception());
-    } catch (const std::exception& error) {
-      // The first line: some of these come with a trace.
-      const std::string text = error.what();
-      return text.substr(0, text.find('\n'));
     }
+  } catch (const std::exception& error) {
+    // The first line: some of these come with a trace.
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
   }
-  const auto waited = Clock::now() - expected.since;
-  if (waited > timeout_) {
+  if (Clock::now() - expected.since > timeout_) {
     return "nothing came in " +
            std::to_string(std::chrono::duration_cast<std::chrono::seconds>(timeout_).count()) +
            " s";
@@ -150,12 +153,12 @@ void Watch::look() {
   while (!stop_) {
     // In the order of their beginning; what a stream has not reached yet keeps those behind
     // waiting.
-    while (!expected_.empty() && expected_.front().work->isCompleted() &&
-           !expected_.front().work->exception()) {
+    std::optional<std::string> trouble;
+    while (!expected_.empty() && !(trouble = trouble_of(expected_.front()))) {
       expected_.pop_front();
     }
     if (!expected_.empty()) {
-      std::string reason = trouble_of(expected_.front());
+      const std::string reason = *trouble;
       const bool overdue = Clock::now() - expected_.front().since > kPatience;
       const auto describe = expected_.front().describe;
       if (!reason.empty() || (overdue && Clock::now() - asked > kPatience)) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -56,7 +57,7 @@ class Watch {
 
   void beat();
   void look();
-  std::string trouble_of(Expected& expected);
+  std::optional<std::string> trouble_of(const Expected& expected);
   std::string key(const char* kind, int rank) const;
 
   c10::intrusive_ptr<c10d::Store> store_; ///< for beat()

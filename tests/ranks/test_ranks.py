@@ -43,8 +43,9 @@ def free_port():
 def test_collectives_give_what_gloo_gives(device):
     ranks, table = (GPUS, 1024) if device == "cuda" else (2, 1)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone", "--local-addr=127.0.0.1",
-         f"--nproc-per-node={ranks}", PROGRAM, f"--device={device}", f"--table={table}"],
+        [sys.executable, "-m", "torch.distributed.run", "--no-python", "--standalone",
+         "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", PROGRAM, f"--device={device}",
+         f"--table={table}"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS)
     print(done.stdout)
     assert done.returncode == 0, done.stdout
