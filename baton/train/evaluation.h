@@ -11,6 +11,7 @@
 #include "baton/data/indexed_dataset.h"
 #include "baton/data/loader.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/parallel/mesh.h"
 
 namespace baton::train {
 
@@ -32,10 +33,13 @@ struct EvaluationResult {
 /// wait for it.
 at::Tensor evaluate_microbatch(const model::HybridModel& model, const Microbatch& microbatch);
 
-/// Runs the documents of a dataset in their own order through the model, without gradients.
+/// Runs the documents of a dataset in their own order through the model, without gradients. The dp
+/// ranks of `mesh` take the microbatches in turn; the sum is in the microbatches' order on each of
+/// them, so that any number of ranks gives the same bits.
 EvaluationResult evaluate(
     const model::HybridModel& model,
     const std::shared_ptr<const IndexedDataset>& dataset,
-    const EvaluationOptions& options);
+    const EvaluationOptions& options,
+    const parallel::Mesh& mesh = {});
 
 } // namespace baton::train
