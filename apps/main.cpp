@@ -22,6 +22,7 @@
 #include "apps/command.h"
 #include "apps/device_memory.h"
 #include "baton/base/error.h"
+#include "baton/base/log.h"
 #include "baton/base/version.h"
 
 namespace {
@@ -31,7 +32,7 @@ constexpr int kBadInput = 2;
 
 int report(std::string_view message, int code) {
   std::fflush(stdout);
-  std::fprintf(stderr, "error: %.*s\n", static_cast<int>(message.size()), message.data());
+  std::fprintf(stderr, "error: %s\n", baton::with_log_name(message).c_str());
   return code;
 }
 

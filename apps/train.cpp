@@ -12,6 +12,11 @@
 #include "apps/command.h"
 #include "apps/device_memory.h"
 #include "baton/base/config_text.h"
+#include "baton/base/log.h"
+#include "baton/parallel/launch.h"
+#include "baton/parallel/mesh.h"
+#include "baton/parallel/peer_error.h"
+#include "baton/train/ranks.h"
 #include "baton/train/read_recipe.h"
 #include "baton/train/trainer.h"
 
@@ -47,6 +52,33 @@ std::string memory_advice(const train::Recipe& recipe) {
   return advice;
 }
 
+train::RunResult
+run_rank(const train::Recipe& recipe, train::Resume resume, const parallel::Launch& launch) {
+  const at::Device device = train::open_rank_device(recipe, launch);
+  const parallel::Mesh mesh = train::open_mesh(recipe, launch, device);
+  try {
+    return train::Trainer(recipe, resume, mesh, device).run(stop_requested);
+  } catch (const parallel::PeerError&) {
+    mesh.say_why_stopping(""); // the other rank has said it
+    throw;
+  } catch (const std::exception& error) {
+    const std::string message = error.what();
+    mesh.say_why_stopping(message.substr(0, message.find('\n')));
+    throw;
+  }
+}
+
+void print(const train::RunResult& result, const train::Recipe& recipe) {
+  std::printf(
+      "%s after %lld of %lld steps\n",
+      result.complete ? "complete" : "stopped",
+      static_cast<long long>(result.steps),
+      static_cast<long long>(recipe.train.steps));
+  if (result.valid_loss) {
+    std::printf("held-out loss: %.4f nats a token\n", *result.valid_loss);
+  }
+}
+
 void run_train(const TrainArguments& arguments) {
   std::vector<std::string> assignments = arguments.assignments;
   if (!arguments.device.empty()) {
@@ -58,15 +90,14 @@ void run_train(const TrainArguments& arguments) {
                                                             : train::Resume::kAuto;
   std::signal(SIGTERM, request_stop);
   std::signal(SIGINT, request_stop);
-  const train::RunResult result = explaining_memory(
-      [&] { return train::Trainer(recipe, resume).run(stop_requested); }, memory_advice(recipe));
-  std::printf(
-      "%s after %lld of %lld steps\n",
-      result.complete ? "complete" : "stopped",
-      static_cast<long long>(result.steps),
-      static_cast<long long>(recipe.train.steps));
-  if (result.valid_loss) {
-    std::printf("held-out loss: %.4f nats a token\n", *result.valid_loss);
+  const parallel::Launch launch = parallel::read_launch();
+  if (launch.rank > 0) {
+    set_log_name("rank " + std::to_string(launch.rank));
+  }
+  const train::RunResult result =
+      explaining_memory([&] { return run_rank(recipe, resume, launch); }, memory_advice(recipe));
+  if (launch.rank == 0) {
+    print(result, recipe);
   }
 }
 

@@ -62,6 +62,12 @@ LogLevel least_level() {
   return LogLevel::kInfo;
 }
 
+// "rank 3: " for one of several processes.
+std::string& log_name() {
+  static std::string name;
+  return name;
+}
+
 std::string one_line(std::string_view text) {
   std::string line(text);
   for (char& c : line) {
@@ -76,10 +82,10 @@ std::string one_line(std::string_view text) {
 
 void log(LogLevel level, std::string_view message) {
   static const LogLevel least = least_level();
-  if (level < least) {
+  if (level < least || (!log_name().empty() && level == LogLevel::kInfo)) {
     return;
   }
-  std::string line = one_line(message) + "\n";
+  std::string line = one_line(with_log_name(message)) + "\n";
   if (level != LogLevel::kInfo) {
     line = std::string(kLevelNames[static_cast<std::size_t>(level)]) + ": " + line;
   }
@@ -88,6 +94,15 @@ void log(LogLevel level, std::string_view message) {
     line = std::string(kClearLine) + line + terminal().status;
   }
   write_all(line);
+}
+
+void set_log_name(std::string_view who) {
+  log_name() = std::string(who) + ": ";
+}
+
+std::string with_log_name(std::string_view message) {
+  const bool has_it = message.substr(0, log_name().size()) == log_name();
+  return (has_it ? "" : log_name()) + std::string(message);
 }
 
 void show_status_line(std::string_view text) {

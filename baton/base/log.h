@@ -2,6 +2,7 @@
 // Messages on stderr, whole lines only, that get along with a progress line.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace baton {
@@ -24,6 +25,14 @@ inline void log_warning(std::string_view message) {
 inline void log_error(std::string_view message) {
   log(LogLevel::kError, message);
 }
+
+/// For one of several processes of a run that is not to tell what another tells: messages of this
+/// process begin with `who` and a colon, and only warnings and errors are written. To be called
+/// before other threads log.
+void set_log_name(std::string_view who);
+
+/// A message with the name that was set, unless it begins with it.
+std::string with_log_name(std::string_view message);
 
 /// Shows `text` as the last line of a terminal until the next call replaces it; messages appear
 /// above it. "" takes it away. For progress only, and for a terminal only.

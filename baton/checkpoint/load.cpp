@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/checkpoint/load.h"
 
+#include <algorithm>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -62,7 +63,7 @@ std::set<std::string> files_of(const TensorRecords& records) {
 // A difference of names, told by the first of each side.
 void check_names(
     const TensorRecords& records,
-    const std::map<std::string, at::Tensor>& targets,
+    const parallel::TensorSlices& targets,
     const std::string& where) {
   for (const auto& [name, target] : targets) {
     if (records.count(name) == 0) {
@@ -132,36 +133,75 @@ void Checkpoint::check_pieces(const TensorRecords& records) const {
   }
 }
 
+void Checkpoint::read_whole(const TensorRecord& record, const at::Tensor& target, DtypeRule rule)
+    const {
+  for (const Piece& piece : record.pieces) {
+    at::Tensor block = target;
+    for (std::size_t dim = 0; dim < piece.start.size(); ++dim) {
+      block = block.narrow(static_cast<std::int64_t>(dim), piece.start[dim], piece.shape[dim]);
+    }
+    tensor_files_.at(piece.file).read_into(piece.key, block, rule);
+  }
+}
+
+void Checkpoint::read_slice(const TensorRecord& record, const parallel::TensorSlice& target) const {
+  const std::vector<parallel::TensorBlock> blocks =
+      parallel::blocks_of(target.shape, target.begin, target.values.numel());
+  for (const Piece& piece : record.pieces) {
+    for (const parallel::TensorBlock& block : blocks) {
+      at::Tensor to = target.values.narrow(0, block.offset, block.length).view(block.shape);
+      at::Tensor from = tensor_files_.at(piece.file).view(piece.key);
+      bool meet = true;
+      for (std::size_t i = 0; meet && i < block.start.size(); ++i) {
+        const std::int64_t begin = std::max(piece.start[i], block.start[i]);
+        const std::int64_t end =
+            std::min(piece.start[i] + piece.shape[i], block.start[i] + block.shape[i]);
+        meet = begin < end;
+        if (meet) {
+          const auto dim = static_cast<std::int64_t>(i);
+          to = to.narrow(dim, begin - block.start[i], end - begin);
+          from = from.narrow(dim, begin - piece.start[i], end - begin);
+        }
+      }
+      if (meet) {
+        to.copy_(from);
+      }
+    }
+  }
+}
+
 void Checkpoint::read(
     const TensorRecords& records,
-    const std::map<std::string, at::Tensor>& targets,
+    const parallel::TensorSlices& targets,
     DtypeRule rule) const {
   check_names(records, targets, folder_.string());
   for (const auto& [name, target] : targets) {
     const TensorRecord& record = records.at(name);
     const std::string where = folder_.string() + ": tensor " + in_quotes(name);
-    check_target(where, record.dtype, record.shape, target, rule);
+    // Of a slice the shape that counts is that of its tensor; this one has no values.
+    const at::Tensor whole =
+        target.whole() ? target.values
+                       : target.values.new_empty({1}).as_strided(
+                             target.shape, std::vector<std::int64_t>(target.shape.size(), 0));
+    check_target(where, record.dtype, record.shape, whole, rule);
   }
   const at::NoGradGuard no_grad;
   for (const auto& [name, target] : targets) {
-    for (const Piece& piece : records.at(name).pieces) {
-      at::Tensor block = target;
-      for (std::size_t dim = 0; dim < piece.start.size(); ++dim) {
-        block = block.narrow(static_cast<std::int64_t>(dim), piece.start[dim], piece.shape[dim]);
-      }
-      tensor_files_.at(piece.file).read_into(piece.key, block, rule);
+    if (target.whole()) {
+      read_whole(records.at(name), target.values, rule);
+    } else {
+      read_slice(records.at(name), target);
     }
   }
 }
 
 void Checkpoint::read_parameters(const std::map<std::string, at::Tensor>& targets, DtypeRule rule)
     const {
-  read(manifest_.parameters, targets, rule);
+  read(manifest_.parameters, {targets.begin(), targets.end()}, rule);
 }
 
-void Checkpoint::read_optimizer_states(
-    const std::map<std::string, at::Tensor>& targets,
-    DtypeRule rule) const {
+void Checkpoint::read_optimizer_states(const parallel::TensorSlices& targets, DtypeRule rule)
+    const {
   for (const std::string& file : files_of(manifest_.optimizer_states)) {
     TORCH_CHECK(
         tensor_files_.count(file) > 0, "the checkpoint was opened without its optimizer's states");

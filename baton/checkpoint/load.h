@@ -13,6 +13,7 @@
 #include "baton/checkpoint/manifest.h"
 #include "baton/checkpoint/run_folder.h"
 #include "baton/checkpoint/safetensors.h"
+#include "baton/parallel/tensor_slice.h"
 
 namespace baton::checkpoint {
 
@@ -43,19 +44,20 @@ class Checkpoint {
       const std::map<std::string, at::Tensor>& targets,
       DtypeRule rule = DtypeRule::kMustMatch) const;
 
-  /// The same for the states of the optimizer. The checkpoint must have been opened whole.
+  /// The same for the states of the optimizer, of which a rank may want slices. The checkpoint must
+  /// have been opened whole.
   void read_optimizer_states(
-      const std::map<std::string, at::Tensor>& targets,
+      const parallel::TensorSlices& targets,
       DtypeRule rule = DtypeRule::kMustMatch) const;
 
  private:
   void open_tensor_files(Scope scope);
   std::string read_text_file(const char* name) const;
   void check_pieces(const TensorRecords& records) const;
-  void read(
-      const TensorRecords& records,
-      const std::map<std::string, at::Tensor>& targets,
-      DtypeRule rule) const;
+  void read(const TensorRecords& records, const parallel::TensorSlices& targets, DtypeRule rule)
+      const;
+  void read_whole(const TensorRecord& record, const at::Tensor& target, DtypeRule rule) const;
+  void read_slice(const TensorRecord& record, const parallel::TensorSlice& target) const;
 
   std::filesystem::path folder_;
   Manifest manifest_;

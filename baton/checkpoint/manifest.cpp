@@ -229,8 +229,33 @@ TensorRecord read_tensor(
   } catch (const Error& error) {
     throw Error(where + ": " + error.what());
   }
-  check_cover(record, where);
   return record;
+}
+
+void check_cover(const TensorRecords& records, const char* key) {
+  for (const auto& [name, record] : records) {
+    check_cover(record, std::string(key) + "[" + in_quotes(name) + "]");
+  }
+}
+
+void check_cover(const Manifest& manifest) {
+  check_cover(manifest.parameters, "parameters");
+  check_cover(manifest.optimizer_states, "optimizer_states");
+}
+
+void join(TensorRecords& all, const TensorRecords& part, const char* key) {
+  for (const auto& [name, record] : part) {
+    const auto [found, is_new] = all.emplace(name, record);
+    if (is_new) {
+      continue;
+    }
+    if (found->second.dtype != record.dtype || found->second.shape != record.shape) {
+      throw Error(
+          std::string(key) + "[" + in_quotes(name) + "]: its writers disagree on dtype or shape");
+    }
+    found->second.pieces.insert(
+        found->second.pieces.end(), record.pieces.begin(), record.pieces.end());
+  }
 }
 
 TensorRecords
@@ -281,6 +306,27 @@ std::string serialise_manifest(const Manifest& manifest) {
 }
 
 Manifest parse_manifest(std::string_view text) {
+  Manifest manifest = parse_manifest_part(text);
+  check_cover(manifest);
+  return manifest;
+}
+
+Manifest join_manifests(const std::vector<Manifest>& parts) {
+  Manifest all = parts.front();
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    for (const auto& [name, record] : parts[i].files) {
+      if (!all.files.emplace(name, record).second) {
+        throw Error("files[" + in_quotes(name) + "]: two writers have it");
+      }
+    }
+    join(all.parameters, parts[i].parameters, "parameters");
+    join(all.optimizer_states, parts[i].optimizer_states, "optimizer_states");
+  }
+  check_cover(all);
+  return all;
+}
+
+Manifest parse_manifest_part(std::string_view text) {
   Json root = parse_strict_json(text);
   check_format(root);
   check_object(

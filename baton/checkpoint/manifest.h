@@ -48,4 +48,12 @@ std::string serialise_manifest(const Manifest& manifest);
 /// tensor.
 Manifest parse_manifest(std::string_view text);
 
+/// The same for the part of a manifest that one of several writers made: its pieces need not cover
+/// their tensors.
+Manifest parse_manifest_part(std::string_view text);
+
+/// The files and pieces of all parts; step and program are those of the first. Throws `Error` where
+/// parts contradict each other or do not cover a tensor together.
+Manifest join_manifests(const std::vector<Manifest>& parts);
+
 } // namespace baton::checkpoint

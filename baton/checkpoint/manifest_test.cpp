@@ -61,6 +61,35 @@ TEST(Manifest, ReadsBack) {
   EXPECT_EQ(serialise_manifest(manifest), serialise_manifest(example()));
 }
 
+TEST(Manifest, PartsOfSeveralWritersMakeOne) {
+  Manifest first = example();
+  Manifest second = example();
+  first.files.erase("p1.safetensors");
+  first.parameters["w"].pieces.pop_back();
+  second.files.erase("p0.safetensors");
+  second.parameters.erase("scalar");
+  second.optimizer_states.clear();
+  auto& pieces = second.parameters["w"].pieces;
+  pieces.erase(pieces.begin());
+  const std::string text = serialise_manifest(first);
+  EXPECT_NE(message_of([&] { parse_manifest(text); }), "");
+  const Manifest read = parse_manifest_part(text);
+  EXPECT_EQ(serialise_manifest(join_manifests({read, second})), serialise_manifest(example()));
+  EXPECT_EQ(
+      message_of([&] {
+        join_manifests({read, read});
+      }),
+      "files[\"p0.safetensors\"]: two writers have it");
+  EXPECT_NE(
+      message_of([&] { join_manifests({read}); }).find("pieces hold 16 of 48"), std::string::npos);
+  second.parameters["w"].dtype = StoredDtype::kF32;
+  EXPECT_EQ(
+      message_of([&] {
+        join_manifests({read, second});
+      }),
+      "parameters[\"w\"]: its writers disagree on dtype or shape");
+}
+
 TEST(Manifest, AnyChangedByteOfTheContentIsNoticed) {
   const std::string text = serialise_manifest(example());
   const Json content = Json::parse(text);

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/checkpoint/save.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -19,6 +23,7 @@
 #include "baton/checkpoint/load.h"
 #include "baton/checkpoint/manifest.h"
 #include "baton/checkpoint/safetensors.h"
+#include "baton/parallel/text_exchange.h"
 
 namespace baton::checkpoint {
 
@@ -31,8 +36,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kParametersFile = "parameters-00000.safetensors";
-constexpr const char* kOptimizerFile = "optimizer-00000.safetensors";
 constexpr std::string_view kTemporaryMark = ".tmp-";
 constexpr std::string_view kRemovedMark = ".removed-";
 
@@ -109,15 +112,41 @@ void remove_leftovers(const fs::path& folder, const Log& log) {
   }
 }
 
-TensorRecords write_tensors(const TensorMap& tensors, const fs::path& path, Manifest& manifest) {
+std::string file_name(const char* kind, int rank) {
+  std::string digits = std::to_string(rank);
+  digits.insert(0, 5 - std::min<std::size_t>(digits.size(), 5), '0');
+  return kind + ("-" + digits) + ".safetensors";
+}
+
+// The rectangles that a slice consists of, as tensors of a file and as pieces of a record.
+void add_pieces(
+    const std::string& name,
+    const parallel::TensorSlice& slice,
+    const std::string& file,
+    std::vector<NamedTensor>& named,
+    TensorRecord& record) {
+  if (slice.whole()) {
+    named.push_back({name, slice.values});
+    record.pieces.push_back(
+        {file, name, std::vector<std::int64_t>(slice.shape.size(), 0), slice.shape});
+    return;
+  }
+  for (const parallel::TensorBlock& block :
+       parallel::blocks_of(slice.shape, slice.begin, slice.values.numel())) {
+    const std::string key = name + "@" + std::to_string(slice.begin + block.offset);
+    named.push_back({key, slice.values.narrow(0, block.offset, block.length).view(block.shape)});
+    record.pieces.push_back({file, key, block.start, block.shape});
+  }
+}
+
+TensorRecords
+write_tensors(const parallel::TensorSlices& slices, const fs::path& path, Manifest& manifest) {
   std::vector<NamedTensor> named;
   TensorRecords records;
   const std::string file = path.filename().string();
-  for (const auto& [name, tensor] : tensors) {
-    named.push_back({name, tensor});
-    const std::vector<std::int64_t> shape = tensor.sizes().vec();
-    TensorRecord record{stored_dtype(tensor.scalar_type()), shape, {}};
-    record.pieces.push_back({file, name, std::vector<std::int64_t>(shape.size(), 0), shape});
+  for (const auto& [name, slice] : slices) {
+    TensorRecord record{stored_dtype(slice.values.scalar_type()), slice.shape, {}};
+    add_pieces(name, slice, file, named, record);
     records.emplace(name, std::move(record));
   }
   manifest.files[file] = write_safetensors(path, named, {{"format", "pt"}});
@@ -130,13 +159,38 @@ FileRecord write_text(const fs::path& path, std::string_view text) {
   return file.commit();
 }
 
-void write_files(const CheckpointContents& contents, const fs::path& folder) {
-  Manifest manifest;
-  manifest.step = contents.step;
-  manifest.program = contents.program;
-  manifest.parameters = write_tensors(contents.parameters, folder / kParametersFile, manifest);
-  manifest.optimizer_states =
-      write_tensors(contents.optimizer_states, folder / kOptimizerFile, manifest);
+// This rank's files, and its part of the manifest.
+Manifest write_share(const CheckpointContents& contents, const fs::path& folder, int rank) {
+  Manifest part;
+  part.step = contents.step;
+  part.program = contents.program;
+  if (rank == 0 || !contents.parameters.empty()) {
+    part.parameters = write_tensors(
+        {contents.parameters.begin(), contents.parameters.end()},
+        folder / file_name("parameters", rank),
+        part);
+  }
+  if (rank == 0 || !contents.optimizer_states.empty()) {
+    part.optimizer_states =
+        write_tensors(contents.optimizer_states, folder / file_name("optimizer", rank), part);
+  }
+  return part;
+}
+
+// What other ranks wrote must be here too, whole, before it counts.
+void check_files(const Manifest& manifest, const fs::path& folder) {
+  for (const auto& [name, record] : manifest.files) {
+    const std::uint64_t bytes = FileReader(folder / name).size();
+    if (bytes != record.bytes) {
+      throw RunError(
+          (folder / name).string() + ": has " + std::to_string(bytes) +
+          " bytes, its writer wrote " + std::to_string(record.bytes));
+    }
+  }
+}
+
+void write_rest(const CheckpointContents& contents, Manifest manifest, const fs::path& folder) {
+  check_files(manifest, folder);
   manifest.files[kTrainStateFile] =
       write_text(folder / kTrainStateFile, contents.train_state.dump(1) + "\n");
   manifest.files[kRecipeFile] = write_text(folder / kRecipeFile, contents.recipe);
@@ -148,6 +202,7 @@ void write_files(const CheckpointContents& contents, const fs::path& folder) {
     sync_folder((folder / "tokenizer").string());
   }
   write_text(folder / kManifestFile, serialise_manifest(manifest));
+  sync_folder(folder.string());
 }
 
 bool exchange(const fs::path& a, const fs::path& b) {
@@ -201,22 +256,68 @@ void remove_old(const SaveOptions& options, std::int64_t step) {
   }
 }
 
+// What rank 0 holds from the first file to the rename.
+struct Save {
+  explicit Save(const fs::path& folder) : lock(folder) {}
+
+  FolderLock lock;
+  std::optional<TemporaryFolder> temporary;
+};
+
+std::unique_ptr<Save>
+begin_save(const SaveOptions& options, const fs::path& folder, std::int64_t step) {
+  make_folders(folder.string());
+  sync_folder(options.run_folder.empty() ? "." : options.run_folder.string());
+  auto save = std::make_unique<Save>(folder);
+  remove_leftovers(folder, options.log);
+  save->temporary.emplace(folder / hidden_name(step, kTemporaryMark));
+  return save;
+}
+
+std::vector<Manifest> parse_parts(const std::vector<std::string>& texts) {
+  std::vector<Manifest> parts;
+  for (const std::string& text : texts) {
+    parts.push_back(parse_manifest_part(text));
+  }
+  return parts;
+}
+
 } // namespace
 
 fs::path save_checkpoint(const CheckpointContents& contents, const SaveOptions& options) {
   const fs::path folder = checkpoints_folder(options.run_folder);
-  make_folders(folder.string());
-  sync_folder(options.run_folder.empty() ? "." : options.run_folder.string());
-  const FolderLock lock(folder);
-  remove_leftovers(folder, options.log);
   const fs::path final_path = folder / checkpoint_name(contents.step);
-  {
-    const TemporaryFolder temporary(folder / hidden_name(contents.step, kTemporaryMark));
-    write_files(contents, temporary.path());
-    sync_folder(temporary.path().string());
-    publish(temporary.path(), final_path, folder / hidden_name(contents.step, kRemovedMark));
+  const int rank = options.ranks.rank();
+  const auto together = [&](const std::function<std::string()>& work) {
+    return parallel::do_together(options.ranks, options.device, work);
+  };
+  std::unique_ptr<Save> save;
+  const std::string aside = together([&] {
+                              if (rank != 0) {
+                                return std::string();
+                              }
+                              save = begin_save(options, folder, contents.step);
+                              return save->temporary->path().filename().string();
+                            }).front();
+  const std::vector<std::string> parts = together([&] {
+    if (!fs::is_directory(folder / aside)) {
+      throw RunError(
+          (folder / aside).string() + ": made by rank 0, but rank " + std::to_string(rank) +
+          " does not see it: run.folder must be a folder that all ranks share");
+    }
+    return serialise_manifest(write_share(contents, folder / aside, rank));
+  });
+  together([&] {
+    if (rank == 0) {
+      write_rest(contents, join_manifests(parse_parts(parts)), folder / aside);
+      publish(folder / aside, final_path, folder / hidden_name(contents.step, kRemovedMark));
+    }
+    return std::string();
+  });
+  if (rank == 0) {
+    save->temporary.reset();
+    remove_old(options, contents.step);
   }
-  remove_old(options, contents.step);
   return final_path;
 }
 

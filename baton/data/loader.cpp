@@ -82,8 +82,9 @@ class Loader::Prefetcher {
 
   Prefetcher(Packer packer, const LoaderState& from, const LoaderConfig& config)
       : packer_(std::move(packer)),
-        rank_(config.rank),
-        count_(config.count),
+        before_(config.rank * config.block),
+        behind_((config.count - 1 - config.rank) * config.block),
+        block_(config.block),
         capacity_(static_cast<std::size_t>(config.prefetch)),
         thread_([this, from] { run(from); }) {}
 
@@ -112,12 +113,12 @@ class Loader::Prefetcher {
 
  private:
   void run(LoaderState state) {
-    for (;;) {
+    for (std::int64_t i = 0;; i = (i + 1) % block_) {
       Item item;
       try {
-        packer_.skip(state, rank_);
+        packer_.skip(state, i == 0 ? before_ : 0);
         item.packed = packer_.pack(state);
-        packer_.skip(state, count_ - 1 - rank_);
+        packer_.skip(state, i == block_ - 1 ? behind_ : 0);
         item.after = state;
       } catch (...) {
         item.error = std::current_exception();
@@ -138,8 +139,9 @@ class Loader::Prefetcher {
   }
 
   Packer packer_;
-  std::int64_t rank_;
-  std::int64_t count_;
+  std::int64_t before_; // microbatches of other ranks before this one's block
+  std::int64_t behind_;
+  std::int64_t block_;
   std::size_t capacity_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -152,6 +154,9 @@ Loader::Loader(std::shared_ptr<const Blend> blend, const LoaderConfig& config)
     : config_(config), packer_(std::move(blend), packer_config(config)), state_(packer_.start()) {
   if (config.prefetch < 1) {
     throw Error("prefetch must be at least 1: " + std::to_string(config.prefetch));
+  }
+  if (config.block < 1) {
+    throw Error("a block must have a microbatch at least: " + std::to_string(config.block));
   }
   if (config.rank < 0 || config.rank >= config.count) {
     throw Error(

@@ -35,9 +35,12 @@ struct LoaderConfig {
   std::int64_t tokens_per_microbatch = 0;
   std::int64_t vocab_size = 0; ///< ids must lie below
   std::uint64_t seed = 0;
-  std::int64_t rank = 0;  ///< takes microbatches rank, rank + count, rank + 2 count, ... and
-  std::int64_t count = 1; ///< passes over those between without reading them
-  int prefetch = 4;       ///< microbatches made ahead by a background thread
+  /// Of each `count` blocks of `block` microbatches, such as those of a step, rank takes block
+  /// `rank` and passes over the others without reading them.
+  std::int64_t rank = 0;
+  std::int64_t count = 1;
+  std::int64_t block = 1;
+  int prefetch = 4; ///< microbatches made ahead by a background thread
 };
 
 /// Endless microbatches of exactly T tokens over shuffled documents of a blend. Each epoch of a set
@@ -59,8 +62,9 @@ class Loader {
   /// stays.
   Microbatch next();
 
-  /// The place behind the last microbatch of each rank, the same on all of them. A loader that
-  /// restores it continues as this one would, with any number of ranks.
+  /// The place behind the last block of each rank, the same on all of them; within a block, the
+  /// place behind this rank's last microbatch. A loader that restores the place behind a block
+  /// continues as this one would, with any number of ranks.
   const LoaderState& state() const { return state_; }
 
   /// Throws Error when the state belongs to other data, other shares or another seed.

@@ -218,7 +218,23 @@ TEST(Loader, RanksShareTheMicrobatchesOut) {
       EXPECT_TRUE(same(own.next(), straight[static_cast<std::size_t>(7 + rank)]));
     }
   }
+  for (std::int64_t rank = 0; rank < 2; ++rank) {
+    LoaderConfig config = config_of(11);
+    config.rank = rank;
+    config.count = 2;
+    config.block = 3;
+    Loader own(blend, config);
+    for (std::size_t round = 0; round < 5; ++round) {
+      EXPECT_EQ(own.state(), states[6 * round]);
+      for (std::size_t i = 0; i < 3; ++i) {
+        EXPECT_TRUE(same(own.next(), straight[6 * round + 3 * static_cast<std::size_t>(rank) + i]));
+      }
+    }
+  }
   LoaderConfig config = config_of(11);
+  config.block = 0;
+  EXPECT_EQ(error_of([&] { Loader(blend, config); }), "a block must have a microbatch at least: 0");
+  config.block = 1;
   config.rank = 1;
   EXPECT_EQ(
       error_of([&] { Loader(blend, config); }), "a rank must be one of 0 to count - 1: 1 of 1");

@@ -10,6 +10,7 @@
 
 #include "baton/base/error.h"
 #include "baton/parallel/group_link.h"
+#include "baton/parallel/peer_error.h"
 
 namespace baton::parallel {
 
@@ -45,7 +46,7 @@ void Pending::wait() {
   try {
     pending->work->wait();
   } catch (const std::exception& error) {
-    throw RunError(pending->describe(first_line(error.what())));
+    throw PeerError(pending->describe(first_line(error.what())));
   }
 }
 
@@ -72,7 +73,7 @@ Pending Group::begin(const char* operation, std::vector<at::Tensor> held, const 
   try {
     pending->work = start(*link_->backend);
   } catch (const std::exception& error) {
-    throw RunError(pending->describe(first_line(error.what())));
+    throw PeerError(pending->describe(first_line(error.what())));
   }
   if (!link_->device.is_cpu()) {
     watch->expect(pending->work, [name](const std::string& reason) { return name + reason; });

@@ -21,7 +21,7 @@ class Pending {
  public:
   Pending() = default; ///< of something that is done already
 
-  /// On a GPU the current stream waits, not the host. Throws RunError that names rank, axis and
+  /// On a GPU the current stream waits, not the host. Throws PeerError that names rank, axis and
   /// operation when a rank is gone or the time is up.
   void wait();
 

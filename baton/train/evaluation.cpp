@@ -17,25 +17,34 @@ std::int64_t count_bytes(const Microbatch& microbatch, const at::Tensor& token_b
 
 } // namespace
 
-at::Tensor evaluate_microbatch(const model::HybridModel& model, const Microbatch& microbatch) {
+at::Tensor evaluate_microbatch(const model::HybridModel& model, const RankTokens& tokens) {
   const at::NoGradGuard no_grad;
-  const nn::StepContext context{
-      .layout = microbatch.layout, .positions_T = microbatch.layout.positions()};
-  const at::Tensor hidden_TD = model.hidden(microbatch.tokens_T, context);
-  return model.loss(hidden_TD, microbatch.labels_T, microbatch.mask_T).loss_sum.to(at::kDouble);
+  const Microbatch& own = tokens.microbatch;
+  const at::Tensor hidden_TD = model.hidden(own.tokens_T, tokens.context());
+  return model.loss(hidden_TD, own.labels_T, own.mask_T).loss_sum.to(at::kDouble);
 }
 
 EvaluationResult evaluate(
     const model::HybridModel& model,
     const std::shared_ptr<const IndexedDataset>& dataset,
-    const EvaluationOptions& options) {
+    const EvaluationOptions& options,
+    const parallel::Mesh& mesh,
+    const parallel::ContextRules& rules) {
   EvalLoader loader(dataset, options.tokens_per_microbatch, model.config().vocabulary);
   EvaluationResult result;
-  at::Tensor nll_sum = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(model.device()));
+  const std::int64_t num_dp = mesh.shape().along(parallel::Axis::kData);
+  const std::int64_t own = mesh.coordinate(parallel::Axis::kData);
+  const at::Tensor nothing =
+      at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(model.device()));
+  std::vector<at::Tensor> sums; // of each microbatch, zero for those of other ranks
   std::int64_t tokens = 0;
   const at::Tensor token_bytes_V = at::tensor(options.token_bytes, at::kLong);
   while (auto microbatch = loader.next()) {
-    nll_sum += evaluate_microbatch(model, microbatch->to(model.device()));
+    const bool is_own = static_cast<std::int64_t>(sums.size()) % num_dp == own;
+    sums.push_back(
+        is_own
+            ? evaluate_microbatch(model, tokens_of_rank(*microbatch, mesh, rules, model.device()))
+            : nothing);
     result.targets += microbatch->targets;
     if (!options.token_bytes.empty()) {
       result.bytes += count_bytes(*microbatch, token_bytes_V);
@@ -45,7 +54,15 @@ EvaluationResult evaluate(
       break;
     }
   }
-  result.nll_sum = nll_sum.item<double>();
+  if (sums.empty()) {
+    return result;
+  }
+  const at::Tensor all = at::stack(sums);
+  mesh.replicas().all_reduce_(all);
+  const at::Tensor measured = all.cpu();
+  for (std::int64_t i = 0; i < measured.numel(); ++i) {
+    result.nll_sum += measured.const_data_ptr<double>()[i];
+  }
   return result;
 }
 

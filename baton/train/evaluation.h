@@ -11,6 +11,8 @@
 #include "baton/data/indexed_dataset.h"
 #include "baton/data/loader.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/parallel/mesh.h"
+#include "baton/train/rank_tokens.h"
 
 namespace baton::train {
 
@@ -28,14 +30,18 @@ struct EvaluationResult {
   double loss() const { return targets == 0 ? 0.0 : nll_sum / static_cast<double>(targets); }
 };
 
-/// Negative log-likelihood summed over a microbatch on the model's device, fp64 there; does not
-/// wait for it.
-at::Tensor evaluate_microbatch(const model::HybridModel& model, const Microbatch& microbatch);
+/// Negative log-likelihood summed over this rank's tokens of a microbatch, on the model's device,
+/// fp64 there; does not wait for it.
+at::Tensor evaluate_microbatch(const model::HybridModel& model, const RankTokens& tokens);
 
-/// Runs the documents of a dataset in their own order through the model, without gradients.
+/// Runs the documents of a dataset in their own order through the model, without gradients. The dp
+/// ranks of `mesh` take the microbatches in turn; the sum is in the microbatches' order on each of
+/// them, so that any number of them gives the same bits. Its cp ranks share each microbatch.
 EvaluationResult evaluate(
     const model::HybridModel& model,
     const std::shared_ptr<const IndexedDataset>& dataset,
-    const EvaluationOptions& options);
+    const EvaluationOptions& options,
+    const parallel::Mesh& mesh = {},
+    const parallel::ContextRules& rules = {});
 
 } // namespace baton::train

@@ -17,14 +17,6 @@
 namespace baton::train {
 namespace {
 
-std::string describe_bad_values(const std::string& name, const at::Tensor& gradient) {
-  const std::int64_t nans = gradient.isnan().sum().item<std::int64_t>();
-  const std::int64_t infinities = gradient.isinf().sum().item<std::int64_t>();
-  return "the gradient of '" + name + "' is not finite: " + std::to_string(nans) + " NaN and " +
-         std::to_string(infinities) + " infinite of " + std::to_string(gradient.numel()) +
-         " values";
-}
-
 void check_config(const OptimizerConfig& config) {
   TORCH_CHECK(config.beta1 >= 0.0 && config.beta1 < 1.0, "beta1 must be in [0, 1): ", config.beta1);
   TORCH_CHECK(config.beta2 >= 0.0 && config.beta2 < 1.0, "beta2 must be in [0, 1): ", config.beta2);
@@ -46,16 +38,6 @@ double parameter_norm(const nn::ParameterStore& parameters) {
     values.push_back(parameter.value);
   }
   return std::sqrt(sum_in_order(squares_of(values).cpu()));
-}
-
-std::int64_t count_zeros(at::TensorList gradients) {
-  std::vector<at::Tensor> counts;
-  std::int64_t values = 0;
-  for (const at::Tensor& gradient : gradients) {
-    counts.push_back(at::count_nonzero(gradient));
-    values += gradient.numel();
-  }
-  return values - at::stack(counts).sum().item<std::int64_t>();
 }
 
 } // namespace
@@ -91,12 +73,23 @@ void clear_gradients(const nn::ParameterStore& parameters) {
   }
 }
 
+OwnedValues all_values(const nn::ParameterStore& parameters) {
+  OwnedValues all;
+  for (std::size_t i = 0; i < parameters.parameters().size(); ++i) {
+    all.slices.push_back({.parameter = i, .length = parameters.parameters()[i].value.numel()});
+  }
+  return all;
+}
+
 AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config)
-    : parameters_(parameters), config_(config) {
+    : AdamW(parameters, config, all_values(parameters)) {}
+
+AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config, OwnedValues owned)
+    : parameters_(parameters), config_(config), owned_(std::move(owned)) {
   check_config(config_);
-  slots_.reserve(parameters.parameters().size());
-  for (const nn::Parameter& parameter : parameters.parameters()) {
-    const at::Tensor value = parameter.value.detach();
+  slots_.reserve(owned_.slices.size());
+  for (std::size_t i = 0; i < owned_.slices.size(); ++i) {
+    const at::Tensor value = value_of(i);
     const at::ScalarType kept = value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const bool has_master = config_.master_weights && value.scalar_type() == at::kBFloat16;
     slots_.push_back(
@@ -106,29 +99,84 @@ AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config)
   }
 }
 
+const nn::Parameter& AdamW::parameter_of(std::size_t slot) const {
+  return parameters_.parameters()[owned_.slices[slot].parameter];
+}
+
+/// What this rank owns of the slot's parameter, as it lies in memory now.
+at::Tensor AdamW::value_of(std::size_t slot) const {
+  const parallel::BucketSlice& slice = owned_.slices[slot];
+  const at::Tensor value = parameter_of(slot).value.detach();
+  const bool whole = slice.length == value.numel();
+  return whole ? value : value.view({-1}).narrow(0, slice.begin, slice.length);
+}
+
+/// Of each parameter's whole gradient, on the CPU.
+at::Tensor AdamW::sum_squares_of(at::TensorList gradients) const {
+  const at::Tensor own = squares_of(gradients);
+  std::vector<std::int64_t> places;
+  for (const parallel::BucketSlice& slice : owned_.slices) {
+    places.push_back(static_cast<std::int64_t>(slice.parameter));
+  }
+  const auto count = static_cast<std::int64_t>(parameters_.parameters().size());
+  const at::Tensor all = at::zeros({count}, own.options());
+  all.index_copy_(0, at::tensor(places, at::kLong).to(own.device()), own);
+  owned_.replicas.all_reduce_(all);
+  return all.cpu();
+}
+
+void AdamW::report_bad_values(at::TensorList gradients, std::size_t parameter) const {
+  at::Tensor counts = at::zeros({2}, at::TensorOptions(at::kDouble).device(parameters_.device()));
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    if (owned_.slices[i].parameter == parameter) {
+      counts = at::stack({gradients[i].isnan().sum(), gradients[i].isinf().sum()}).to(at::kDouble);
+    }
+  }
+  owned_.replicas.all_reduce_(counts);
+  const auto count = [&](int i) {
+    return std::to_string(static_cast<std::int64_t>(counts[i].item<double>()));
+  };
+  const nn::Parameter& bad = parameters_.parameters()[parameter];
+  throw RunError(
+      "the gradient of '" + bad.spec.name + "' is not finite: " + count(0) + " NaN and " +
+      count(1) + " infinite of " + std::to_string(bad.value.numel()) + " values");
+}
+
 double AdamW::checked_norm(at::TensorList gradients, const at::Tensor& squares) const {
   const double* data = squares.const_data_ptr<double>();
-  for (std::size_t i = 0; i < gradients.size(); ++i) {
+  for (std::int64_t i = 0; i < squares.numel(); ++i) {
     if (!std::isfinite(data[i])) {
-      throw RunError(describe_bad_values(parameters_.parameters()[i].spec.name, gradients[i]));
+      report_bad_values(gradients, static_cast<std::size_t>(i));
     }
   }
   return std::sqrt(sum_in_order(squares));
 }
 
-StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
-  return step(request, gradients, squares_of(gradients).cpu());
+std::int64_t AdamW::count_zeros(at::TensorList gradients) const {
+  at::Tensor zeros = at::zeros({1}, at::TensorOptions(at::kDouble).device(parameters_.device()));
+  for (const at::Tensor& gradient : gradients) {
+    zeros += gradient.numel() - at::count_nonzero(gradient);
+  }
+  owned_.replicas.all_reduce_(zeros);
+  return static_cast<std::int64_t>(zeros.item<double>());
 }
 
-StepReport
-AdamW::step(const StepRequest& request, at::TensorList gradients, const at::Tensor& squares) {
-  const auto count = static_cast<std::int64_t>(slots_.size());
+StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
+  return step(request, gradients, sum_squares_of(gradients));
+}
+
+StepReport AdamW::step(
+    const StepRequest& request,
+    at::TensorList gradients,
+    const at::Tensor& squares,
+    const std::function<void(std::size_t bucket)>& on_updated) {
   TORCH_CHECK(
-      static_cast<std::int64_t>(gradients.size()) == count && squares.numel() == count,
+      gradients.size() == slots_.size() &&
+          squares.numel() == static_cast<std::int64_t>(parameters_.parameters().size()),
       "the optimizer wants one gradient per parameter: ",
       gradients.size(),
       " vs ",
-      count);
+      slots_.size());
   const at::NoGradGuard no_grad;
   StepReport report;
   report.grad_norm = checked_norm(gradients, squares) * request.grad_scale;
@@ -138,23 +186,21 @@ AdamW::step(const StepRequest& request, at::TensorList gradients, const at::Tens
   if (request.count_zero_gradients) {
     report.zero_gradients = count_zeros(gradients);
   }
-  ops::AdamwStep update{
+  const ops::AdamwStep step{
       .lr = request.lr,
       .beta1 = config_.beta1,
       .beta2 = config_.beta2,
       .eps = config_.eps,
-      .weight_decay = 0.0,
       .step = num_steps_ + 1,
       .grad_scale = request.grad_scale * report.clip_scale};
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const nn::Parameter& parameter = parameters_.parameters()[i];
-    const Slot& slot = slots_[i];
-    ops::AdamwMoments moments{slot.exp_avg, slot.exp_avg_sq, std::nullopt};
-    if (slot.master.defined()) {
-      moments.master = slot.master;
+  std::size_t slot = 0;
+  for (std::size_t bucket = 0; bucket < owned_.num_buckets; ++bucket) {
+    for (; slot < slots_.size() && owned_.slices[slot].bucket == bucket; ++slot) {
+      update(slot, gradients[slot], step);
     }
-    update.weight_decay = parameter.spec.weight_decay ? config_.weight_decay : 0.0;
-    ops::adamw_(parameter.value, gradients[i], moments, update);
+    if (on_updated) {
+      on_updated(bucket);
+    }
   }
   ++num_steps_;
   if (request.parameter_norm) {
@@ -163,13 +209,22 @@ AdamW::step(const StepRequest& request, at::TensorList gradients, const at::Tens
   return report;
 }
 
+void AdamW::update(std::size_t slot, const at::Tensor& gradient, ops::AdamwStep step) const {
+  ops::AdamwMoments moments{slots_[slot].exp_avg, slots_[slot].exp_avg_sq, std::nullopt};
+  if (slots_[slot].master.defined()) {
+    moments.master = slots_[slot].master;
+  }
+  step.weight_decay = parameter_of(slot).spec.weight_decay ? config_.weight_decay : 0.0;
+  ops::adamw_(value_of(slot), gradient, moments, step);
+}
+
 void AdamW::load_kernels() const {
   const at::NoGradGuard no_grad;
   // Which kernel an update takes follows from dtypes and from whether packs of values fit.
   constexpr std::int64_t kWidestPack = 16;
   std::set<std::tuple<at::ScalarType, bool, bool>> kinds;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const at::Tensor value = parameters_.parameters()[i].value.detach();
+    const at::Tensor value = value_of(i);
     const bool packs = value.numel() % kWidestPack == 0;
     if (!kinds.emplace(value.scalar_type(), slots_[i].master.defined(), packs).second) {
       continue;
@@ -190,11 +245,27 @@ void AdamW::load_kernels() const {
 NamedTensors AdamW::state() const {
   NamedTensors all;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const std::string& name = parameters_.parameters()[i].spec.name;
+    const std::string& name = parameter_of(i).spec.name;
     all.emplace_back(name + ".exp_avg", slots_[i].exp_avg);
     all.emplace_back(name + ".exp_avg_sq", slots_[i].exp_avg_sq);
     if (slots_[i].master.defined()) {
       all.emplace_back(name + ".master", slots_[i].master);
+    }
+  }
+  return all;
+}
+
+parallel::TensorSlices AdamW::state_slices() const {
+  parallel::TensorSlices all;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const std::string& name = parameter_of(i).spec.name;
+    const auto slice = [&](const at::Tensor& values) {
+      return parallel::TensorSlice(values, parameter_of(i).value.sizes(), owned_.slices[i].begin);
+    };
+    all.emplace(name + ".exp_avg", slice(slots_[i].exp_avg));
+    all.emplace(name + ".exp_avg_sq", slice(slots_[i].exp_avg_sq));
+    if (slots_[i].master.defined()) {
+      all.emplace(name + ".master", slice(slots_[i].master));
     }
   }
   return all;

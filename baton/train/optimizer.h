@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +13,10 @@
 
 #include "baton/base/config.h"
 #include "baton/nn/parameter.h"
+#include "baton/ops/adamw.h"
+#include "baton/parallel/bucket_plan.h"
+#include "baton/parallel/group.h"
+#include "baton/parallel/tensor_slice.h"
 
 namespace baton::train {
 
@@ -70,7 +75,20 @@ at::Tensor squares_of(at::TensorList gradients);
 /// Drops all gradients, so that the next backward pass starts anew.
 void clear_gradients(const nn::ParameterStore& parameters);
 
-/// AdamW with fp32 moments (fp64 for fp64 parameters). See `ops::adamw_` for the formula.
+/// What an optimizer updates of the parameters, bucket by bucket, and the ranks that share the
+/// rest.
+struct OwnedValues {
+  std::vector<parallel::BucketSlice> slices; ///< at most one of a parameter
+  std::size_t num_buckets = 1;
+  parallel::Group replicas;
+};
+
+/// Whole parameters in their order, one rank.
+OwnedValues all_values(const nn::ParameterStore& parameters);
+
+/// AdamW with fp32 moments (fp64 for fp64 parameters). See `ops::adamw_` for the formula. Each rank
+/// keeps moments and masters of the values that it owns and updates these; who owns the optimizer
+/// exchanges the parameters.
 ///
 /// Equal bits for any number of threads: the update is elementwise, and the norm is summed in fp64
 /// over blocks of a fixed size, in a fixed tree, then over the parameters in their order.
@@ -80,25 +98,40 @@ class AdamW {
   /// outlive the optimizer. Throws for a config out of range.
   AdamW(const nn::ParameterStore& parameters, OptimizerConfig config);
 
-  /// One update from `gradients`, one per parameter in order, each in its parameter's dtype, or in
-  /// fp32 for a bf16 parameter. Throws RunError, and changes nothing, when a gradient holds NaN or
-  /// infinity; the message names the first such parameter.
+  /// The same for one of several ranks.
+  AdamW(const nn::ParameterStore& parameters, OptimizerConfig config, OwnedValues owned);
+
+  /// One update from `gradients`, one per owned slice in order: each in its parameter's dtype, or
+  /// in fp32 for a bf16 parameter; in the parameter's shape where the slice is all of it, flat
+  /// otherwise. All ranks call it at once. Throws RunError, and changes nothing, when a gradient
+  /// holds NaN or infinity; the message names the first such parameter.
   StepReport step(const StepRequest& request, at::TensorList gradients);
 
-  /// The same for one who has read `squares_of(gradients)` already, with what else it had to wait
-  /// for: fp64 on the CPU. Does not wait for the device.
-  StepReport step(const StepRequest& request, at::TensorList gradients, const at::Tensor& squares);
+  /// The same for one who knows the sum of squares of each parameter's whole gradient already: fp64
+  /// on the CPU, in the order of the parameters. Does not wait for the device. `on_updated` is
+  /// called with each bucket whose values this rank has updated, those in which it owns none too.
+  StepReport step(
+      const StepRequest& request,
+      at::TensorList gradients,
+      const at::Tensor& squares,
+      const std::function<void(std::size_t bucket)>& on_updated = {});
 
   /// Runs the update on copies of a few parameters, so that its kernels are loaded.
   void load_kernels() const;
+
+  /// What this rank keeps states of and updates.
+  const std::vector<parallel::BucketSlice>& owned() const { return owned_.slices; }
 
   /// Updates done so far.
   std::int64_t num_steps() const { return num_steps_; }
 
   /// Everything beside the parameters that a resumed run needs, with `num_steps`: for each
-  /// parameter "<name>.exp_avg", "<name>.exp_avg_sq" and, where kept, "<name>.master". The tensors
-  /// are the optimizer's own, not copies.
+  /// owned slice "<name>.exp_avg", "<name>.exp_avg_sq" and, where kept, "<name>.master". The
+  /// tensors are the optimizer's own, not copies.
   NamedTensors state() const;
+
+  /// The same by name, each with its place in the parameter: what checkpoints read and write.
+  parallel::TensorSlices state_slices() const;
 
   /// Copies a saved state in. Throws, and changes nothing, unless names, shapes and dtypes are
   /// exactly those of `state()`; their order is free.
@@ -111,10 +144,17 @@ class AdamW {
     at::Tensor master; ///< undefined where none is kept
   };
 
+  const nn::Parameter& parameter_of(std::size_t slot) const;
+  at::Tensor value_of(std::size_t slot) const;
+  at::Tensor sum_squares_of(at::TensorList gradients) const;
   double checked_norm(at::TensorList gradients, const at::Tensor& squares) const;
+  [[noreturn]] void report_bad_values(at::TensorList gradients, std::size_t parameter) const;
+  std::int64_t count_zeros(at::TensorList gradients) const;
+  void update(std::size_t slot, const at::Tensor& gradient, ops::AdamwStep step) const;
 
   const nn::ParameterStore& parameters_;
   OptimizerConfig config_;
+  OwnedValues owned_;
   std::vector<Slot> slots_;
   std::int64_t num_steps_ = 0;
 };

@@ -3,12 +3,15 @@
 
 #include <cmath>
 #include <limits>
+#include <mutex>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "baton/base/error.h"
+#include "baton/parallel/flat_parameters.h"
+#include "baton/parallel/thread_ranks.h"
 
 namespace baton::train {
 namespace {
@@ -306,6 +309,93 @@ TEST(Optimizer, RefusesBadRequests) {
   EXPECT_THROW(AdamW(store, config), c10::Error);
   const std::vector<at::Tensor> one{at::zeros({7, 5})};
   EXPECT_THROW(AdamW(store, {}).step({.lr = 0.1}, one), c10::Error);
+}
+
+std::vector<at::Tensor> values_of(const nn::ParameterStore& store) {
+  std::vector<at::Tensor> values;
+  for (const nn::Parameter& parameter : store.parameters()) {
+    values.push_back(parameter.value);
+  }
+  return values;
+}
+
+/// The part of whole gradients that this rank owns.
+std::vector<at::Tensor> owned_part(const AdamW& optimizer, const std::vector<at::Tensor>& whole) {
+  std::vector<at::Tensor> parts;
+  for (const parallel::BucketSlice& slice : optimizer.owned()) {
+    const at::Tensor& gradient = whole[slice.parameter];
+    parts.push_back(
+        slice.length == gradient.numel() ? gradient
+                                         : gradient.flatten().narrow(0, slice.begin, slice.length));
+  }
+  return parts;
+}
+
+// Norms are sums of fp64 squares in another order, and clip by their ratio in fp32.
+constexpr double kShardTolerance = 1e-6;
+
+TEST(Optimizer, ShardsGiveWhatOneRankGives) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    nn::ParameterStore straight;
+    fill_store(straight, dtype);
+    AdamW one(straight, {});
+    std::vector<StepReport> reports;
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      reports.push_back(one.step({.lr = 0.01}, some_gradients(straight, step)));
+    }
+    std::mutex mutex;
+    parallel::run_ranks({{1, 1, 3, 1}}, [&](const parallel::Mesh& mesh) {
+      nn::ParameterStore store;
+      fill_store(store, dtype);
+      const std::vector<at::Tensor> values = values_of(store);
+      const parallel::BucketPlan plan(values, 3, {});
+      parallel::FlatParameters flat(values, plan, mesh.replicas());
+      AdamW shard(store, {}, {plan.owned_by(mesh.rank()), plan.buckets().size(), mesh.replicas()});
+      for (std::int64_t step = 1; step <= 3; ++step) {
+        const std::vector<at::Tensor> whole = some_gradients(store, step);
+        at::Tensor squares = squares_of(whole);
+        const StepReport report = shard.step(
+            {.lr = 0.01, .count_zero_gradients = true},
+            owned_part(shard, whole),
+            squares,
+            [&](std::size_t bucket) { flat.start_gather(bucket); });
+        flat.wait();
+        EXPECT_EQ(report.grad_norm, reports[static_cast<std::size_t>(step - 1)].grad_norm);
+        EXPECT_EQ(report.zero_gradients, 0);
+      }
+      const std::lock_guard lock(mutex);
+      EXPECT_TRUE(equal_values(store, copies(straight))) << dtype;
+      for (const auto& [name, slice] : shard.state_slices()) {
+        const parallel::TensorSlices all = one.state_slices();
+        const at::Tensor part =
+            all.at(name).values.flatten().narrow(0, slice.begin, slice.values.numel());
+        EXPECT_TRUE(at::equal(part, slice.values.flatten())) << name;
+      }
+    });
+  }
+}
+
+TEST(Optimizer, AShardFindsNormAndBadValuesOfAll) {
+  parallel::run_ranks({{1, 1, 3, 1}}, [&](const parallel::Mesh& mesh) {
+    nn::ParameterStore store;
+    fill_store(store, at::kFloat);
+    const parallel::BucketPlan plan(values_of(store), 3, {});
+    AdamW shard(store, {}, {plan.owned_by(mesh.rank()), plan.buckets().size(), mesh.replicas()});
+    std::vector<at::Tensor> whole = some_gradients(store, 1);
+    const double norm = std::sqrt(squares_of(whole).sum().item<double>());
+    const StepReport report = shard.step({.lr = 0.1}, owned_part(shard, whole));
+    EXPECT_NEAR(report.grad_norm, norm, kShardTolerance);
+    whole[0][0][0] = std::numeric_limits<float>::quiet_NaN();
+    whole[0][6][4] = std::numeric_limits<float>::quiet_NaN();
+    try {
+      shard.step({.lr = 0.1}, owned_part(shard, whole));
+      ADD_FAILURE() << "a NaN went through";
+    } catch (const RunError& error) {
+      EXPECT_STREQ(
+          error.what(),
+          "the gradient of 'a.weight' is not finite: 2 NaN and 0 infinite of 35 values");
+    }
+  });
 }
 
 TEST(Optimizer, GivesEqualBitsForAnyThreadCount) {

@@ -8,6 +8,7 @@
 
 #include "baton/base/config.h"
 #include "baton/model/config.h"
+#include "baton/parallel/config.h"
 #include "baton/train/optimizer.h"
 #include "baton/train/schedule.h"
 
@@ -70,6 +71,7 @@ struct TrainConfig {
   std::int64_t eval_interval = 100;
   std::int64_t eval_tokens = 65536;
   bool deterministic = true;
+  bool deterministic_reduce = false;
   ScheduleConfig schedule;
   OptimizerConfig optimizer;
 
@@ -89,6 +91,10 @@ struct TrainConfig {
     v.field(
         "eval_tokens", eval_tokens, "tokens of an evaluation; 0 takes all", Range::at_least(0.0));
     v.field("deterministic", deterministic, "let libraries choose deterministic algorithms only");
+    v.field(
+        "deterministic_reduce",
+        deterministic_reduce,
+        "the same bits for any number of data-parallel ranks, at the cost of traffic and memory");
     schedule.visit(v);
     optimizer.visit(v);
   }
@@ -115,6 +121,7 @@ struct Recipe {
   model::ModelConfig model;
   TrainConfig train;
   CheckpointConfig checkpoint;
+  parallel::ParallelConfig parallel;
 
   template <class V>
   void visit(V& v) {
@@ -123,6 +130,7 @@ struct Recipe {
     v.group("model", model);
     v.group("train", train);
     v.group("checkpoint", checkpoint);
+    v.group("parallel", parallel);
   }
 
   std::int64_t microbatches_per_step() const {

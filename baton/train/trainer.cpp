@@ -16,6 +16,8 @@
 #include "baton/base/version.h"
 #include "baton/checkpoint/save.h"
 #include "baton/ops/device.h"
+#include "baton/parallel/peer_error.h"
+#include "baton/parallel/replica_check.h"
 #include "baton/train/evaluation.h"
 #include "baton/train/model_source.h"
 
@@ -83,21 +85,18 @@ std::string progress_note(const StepMetrics& metrics) {
 
 } // namespace
 
-Trainer::Trainer(const Recipe& recipe, Resume resume)
-    : device_(ops::open_device(recipe.run.device, "run.device")),
+Trainer::Trainer(const Recipe& recipe, Resume resume, const parallel::Mesh& mesh, at::Device device)
+    : mesh_(mesh),
+      device_(device),
       tokenizer_(make_tokenizer(recipe.data.tokenizer)),
       recipe_(prepared(recipe, *tokenizer_)),
       tokenizer_files_(read_files(*tokenizer_)),
-      schedule_(recipe_.train.schedule, recipe_.train.steps) {
+      schedule_(recipe_.train.schedule, recipe_.train.steps),
+      rules_(parallel::context_rules(recipe_.parallel)) {
   const auto blend =
       std::make_shared<const Blend>(open_blend(recipe_.data.train, recipe_.data.weights));
   has_mask_ = blend->has_mask();
-  loader_ = std::make_unique<Loader>(
-      blend,
-      LoaderConfig{
-          .tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
-          .vocab_size = recipe_.model.vocabulary,
-          .seed = static_cast<std::uint64_t>(recipe_.run.seed)});
+  make_loader(blend);
   if (!recipe_.data.valid.empty()) {
     valid_ = std::make_shared<const IndexedDataset>(recipe_.data.valid);
   }
@@ -107,8 +106,28 @@ Trainer::Trainer(const Recipe& recipe, Resume resume)
     loader_->restore(loader_state_from_json(newest->train_state().at("loader").dump()));
     log_info("resuming from " + newest->folder().string());
   }
-  log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
-  data_log_ = std::make_unique<DataLog>(blend, loader_->state());
+  // Other data, or another checkpoint to go on from.
+  mesh_.check_same("place in the data", to_json(loader_->state()));
+  if (is_first()) {
+    log_ = std::make_unique<RunLog>(recipe_.run.folder, step_);
+    data_log_ = std::make_unique<DataLog>(blend, loader_->state());
+  }
+}
+
+void Trainer::make_loader(const std::shared_ptr<const Blend>& blend) {
+  loader_ = std::make_unique<Loader>(
+      blend,
+      LoaderConfig{
+          .tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
+          .vocab_size = recipe_.model.vocabulary,
+          .seed = static_cast<std::uint64_t>(recipe_.run.seed),
+          .rank = mesh_.coordinate(parallel::Axis::kData),
+          .count = mesh_.shape().along(parallel::Axis::kData),
+          .block = own_microbatches()});
+}
+
+std::int64_t Trainer::own_microbatches() const {
+  return recipe_.microbatches_per_step() / mesh_.shape().along(parallel::Axis::kData);
 }
 
 void Trainer::make_model(const std::optional<checkpoint::Checkpoint>& newest) {
@@ -129,13 +148,38 @@ void Trainer::make_model(const std::optional<checkpoint::Checkpoint>& newest) {
   } else {
     parameters.initialize(static_cast<std::uint64_t>(recipe_.run.seed), dtype, device_);
   }
-  optimizer_ = std::make_unique<AdamW>(parameters, recipe_.train.optimizer);
+  make_optimizer();
   if (newest) {
-    const NamedTensors state = optimizer_->state();
-    newest->read_optimizer_states({state.begin(), state.end()});
+    newest->read_optimizer_states(optimizer_->state_slices());
     step_ = saved_at_ = newest->step();
-    optimizer_->load(state, step_);
+    optimizer_->load(optimizer_->state(), step_);
   }
+}
+
+void Trainer::make_optimizer() {
+  const nn::ParameterStore& parameters = model_->parameters();
+  std::vector<at::Tensor> values;
+  std::vector<std::string> names;
+  for (const nn::Parameter& parameter : parameters.parameters()) {
+    values.push_back(parameter.value);
+    names.push_back(parameter.spec.name);
+  }
+  const parallel::Group& replicas = mesh_.replicas();
+  gradients_ = std::make_unique<parallel::GradBuckets>(
+      values,
+      names,
+      mesh_,
+      parallel::BucketConfig{.same_sums = recipe_.train.deterministic_reduce});
+  const parallel::BucketPlan& plan = gradients_->plan();
+  flat_ = std::make_unique<parallel::FlatParameters>(values, plan, replicas);
+  optimizer_ = std::make_unique<AdamW>(
+      parameters,
+      recipe_.train.optimizer,
+      OwnedValues{
+          .slices = plan.owned_by(replicas.rank()),
+          .num_buckets = plan.buckets().size(),
+          .replicas = replicas});
+  reduction_ = std::make_unique<StepReduction>(*gradients_, replicas);
 }
 
 RunResult Trainer::run(const std::atomic<bool>& stop) {
@@ -152,17 +196,21 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
        .total = recipe_.train.steps,
        .first = step_,
        .rate_unit = "tokens",
-       .rate_scale = recipe_.train.tokens_per_step});
+       .rate_scale = recipe_.train.tokens_per_step},
+      is_first() ? default_progress_style() : ProgressStyle::kOff);
   RunResult result;
-  while (step_ < recipe_.train.steps && !stop) {
-    StepMetrics metrics = train_step();
+  // One of several ranks stops when it has heard from all that they do.
+  while (step_ < recipe_.train.steps && !stopping_ && (mesh_.size() > 1 || !stop)) {
+    StepMetrics metrics = train_step(stop);
     const bool last = step_ == recipe_.train.steps;
     if (valid_ && (last || due(recipe_.train.eval_interval))) {
       metrics.valid_loss = result.valid_loss = evaluate();
     }
-    log_->append(metrics);
-    data_log_->update(loader_->state(), step_);
+    report(metrics);
     progress.update(step_, progress_note(metrics));
+    if (due(recipe_.parallel.check_interval)) {
+      check_parameters();
+    }
     if (last || due(recipe_.checkpoint.interval)) {
       save();
     }
@@ -171,11 +219,34 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
   if (saved_at_ != step_) {
     save();
   }
-  data_log_->finish(loader_->state());
-  log_->draw_curve();
+  if (is_first()) {
+    data_log_->finish(loader_->state());
+    log_->draw_curve();
+  }
   result.steps = step_;
   result.complete = step_ == recipe_.train.steps;
   return result;
+}
+
+void Trainer::report(const StepMetrics& metrics) {
+  if (is_first()) {
+    log_->append(metrics);
+    data_log_->update(loader_->state(), step_);
+  }
+}
+
+void Trainer::check_parameters() const {
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  for (const nn::Parameter& parameter : model_->parameters().parameters()) {
+    parameters.emplace_back(parameter.spec.name, parameter.value);
+  }
+  try {
+    parallel::check_replicas(mesh_.replicas(), parameters);
+  } catch (const parallel::PeerError&) {
+    throw;
+  } catch (const RunError& error) {
+    throw RunError("step " + std::to_string(step_) + ": " + error.what());
+  }
 }
 
 // A step on tokens that count for nothing, but for its update: afterwards every kernel of a step is
@@ -191,15 +262,14 @@ void Trainer::warm_up() {
   }
   microbatch.layout = make_layout_from_lengths({tokens - tokens / 2, tokens / 2});
   // Of several microbatches the second adds to the gradients of the first.
-  const auto count =
-      static_cast<std::size_t>(std::min<std::int64_t>(2, recipe_.microbatches_per_step()));
-  accumulate_gradients(
-      std::vector<Microbatch>(count, microbatch), 1.0 / static_cast<double>(tokens));
-  squares_of(gradients(model_->parameters())).cpu();
-  clear_gradients(model_->parameters());
+  const auto count = static_cast<std::size_t>(std::min<std::int64_t>(2, own_microbatches()));
+  microbatch.targets = tokens;
+  const std::vector<at::Tensor> losses =
+      accumulate_gradients(std::vector<Microbatch>(count, microbatch));
+  reduction_->sum({.losses = losses, .microbatches = static_cast<std::int64_t>(count)});
   optimizer_->load_kernels();
   if (valid_) {
-    evaluate_microbatch(*model_, microbatch.to(device_)).cpu();
+    evaluate_microbatch(*model_, tokens_of_rank(microbatch, mesh_, rules_, device_)).cpu();
   }
   char text[64];
   std::snprintf(text, sizeof(text), "kernels loaded in %.1f s", seconds_since(start));
@@ -210,66 +280,92 @@ bool Trainer::due(std::int64_t interval) const {
   return interval > 0 && step_ % interval == 0;
 }
 
-StepMetrics Trainer::train_step() {
+StepMetrics Trainer::train_step(const std::atomic<bool>& stop) {
   const auto start = Clock::now();
   std::vector<Microbatch> microbatches;
-  std::int64_t targets = 0;
-  for (std::int64_t i = 0; i < recipe_.microbatches_per_step(); ++i) {
+  for (std::int64_t i = 0; i < own_microbatches(); ++i) {
     microbatches.push_back(loader_->next());
-    targets += microbatches.back().targets;
   }
-  // A step whose tokens are all masked has a zero gradient, not a division by zero.
-  const double scale = 1.0 / static_cast<double>(std::max<std::int64_t>(targets, 1));
-  clear_gradients(model_->parameters());
-  const at::Tensor loss_sum = accumulate_gradients(microbatches, scale);
-  const std::vector<at::Tensor> step_gradients = gradients(model_->parameters());
+  const std::vector<at::Tensor> losses = accumulate_gradients(microbatches);
   // The one place where a step waits for the device: the loss is printed, and a gradient that is
   // not finite must not reach the parameters.
-  const at::Tensor measured = at::cat({loss_sum.view(1), squares_of(step_gradients)}).cpu();
-  const double loss = measured[0].item<double>();
-  if (!std::isfinite(loss)) {
+  const StepSums sums = reduction_->sum(
+      {.losses = losses,
+       .first = own_microbatches() * mesh_.coordinate(parallel::Axis::kData),
+       .microbatches = recipe_.microbatches_per_step(),
+       .stop = stop});
+  stopping_ = mesh_.size() > 1 && sums.stop;
+  if (!std::isfinite(sums.loss)) {
     throw RunError(
-        "step " + std::to_string(step_ + 1) + ": the loss is " + std::to_string(loss) +
+        "step " + std::to_string(step_ + 1) + ": the loss is " + std::to_string(sums.loss) +
         "; the last checkpoint is whole, lower train.lr or look at the data");
   }
   const double lr = schedule_.lr(step_);
-  const StepReport report = optimizer_->step({.lr = lr}, step_gradients, measured.slice(0, 1));
+  const StepReport report = update(sums, lr);
   ++step_;
   return {
       .step = step_,
-      .loss = loss,
+      .loss = sums.loss,
       .lr = lr,
       .grad_norm = report.grad_norm,
       .tokens_per_second =
           static_cast<double>(recipe_.train.tokens_per_step) / seconds_since(start)};
 }
 
-/// Adds to the gradients those of `scale` times the summed loss. Returns that loss, fp64 on the
-/// device.
-at::Tensor Trainer::accumulate_gradients(
-    const std::vector<Microbatch>& microbatches,
-    double scale) {
-  at::Tensor loss = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device_));
-  for (const Microbatch& host : microbatches) {
-    const Microbatch microbatch = host.to(device_);
-    const nn::StepContext context = training_context(microbatch);
-    const at::Tensor hidden_TD = model_->hidden(microbatch.tokens_T, context);
-    const nn::LossOutput output = model_->loss(hidden_TD, microbatch.labels_T, microbatch.mask_T);
-    const at::Tensor scaled = output.loss_sum * scale;
-    scaled.backward();
-    loss += scaled.detach();
+/// Updates the values that this rank owns, and sends each bucket of them to the others while it
+/// updates the next.
+StepReport Trainer::update(const StepSums& sums, double lr) {
+  std::vector<at::Tensor> gradients;
+  for (const parallel::BucketSlice& slice : optimizer_->owned()) {
+    gradients.push_back(gradients_->gradient(slice));
   }
-  return loss;
+  const StepReport report =
+      optimizer_->step({.lr = lr}, gradients, sums.squares, [this](std::size_t bucket) {
+        flat_->start_gather(bucket);
+      });
+  flat_->wait();
+  return report;
 }
 
-nn::StepContext Trainer::training_context(const Microbatch& microbatch) const {
-  return {
-      .layout = microbatch.layout,
-      .positions_T = microbatch.layout.positions(),
-      .dropout = true,
-      .random_key = RandomKey(static_cast<std::uint64_t>(recipe_.run.seed))
-                        .with("dropout")
-                        .with(static_cast<std::uint64_t>(microbatch.index))};
+/// One over the labels of the step that count, on all ranks: fp64 on the device, not waited for.
+at::Tensor Trainer::loss_scale(const std::vector<Microbatch>& microbatches) const {
+  std::int64_t targets = 0;
+  for (const Microbatch& microbatch : microbatches) {
+    targets += microbatch.targets;
+  }
+  const at::Tensor all = at::full(
+      {}, static_cast<double>(targets), at::TensorOptions().dtype(at::kDouble).device(device_));
+  mesh_.along(parallel::Axis::kData).all_reduce_(all);
+  // A step whose tokens are all masked has a zero gradient, not a division by zero.
+  return all.clamp_min(1.0).reciprocal();
+}
+
+/// Sums the step's gradients over this rank's microbatches and over the ranks: those of the mean
+/// loss of a label. Returns each microbatch's part of that loss, fp64 on the device.
+std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches) {
+  const at::Tensor scale = loss_scale(microbatches);
+  std::vector<at::Tensor> losses;
+  gradients_->begin_step(static_cast<std::int64_t>(microbatches.size()));
+  for (const Microbatch& host : microbatches) {
+    const RankTokens tokens = tokens_of_rank(host, mesh_, rules_, device_);
+    const Microbatch& own = tokens.microbatch;
+    const at::Tensor hidden_TD = model_->hidden(own.tokens_T, training_context(tokens));
+    const at::Tensor loss_sum = model_->loss(hidden_TD, own.labels_T, own.mask_T).loss_sum;
+    const at::Tensor scaled = loss_sum * scale.to(loss_sum.scalar_type());
+    scaled.backward();
+    losses.push_back(scaled.detach().to(at::kDouble));
+  }
+  gradients_->finish();
+  return losses;
+}
+
+nn::StepContext Trainer::training_context(const RankTokens& tokens) const {
+  nn::StepContext context = tokens.context();
+  context.dropout = true;
+  context.random_key = RandomKey(static_cast<std::uint64_t>(recipe_.run.seed))
+                           .with("dropout")
+                           .with(static_cast<std::uint64_t>(tokens.microbatch.index));
+  return context;
 }
 
 double Trainer::evaluate() {
@@ -277,24 +373,38 @@ double Trainer::evaluate() {
              *model_,
              valid_,
              {.tokens_per_microbatch = recipe_.data.tokens_per_microbatch,
-              .max_tokens = recipe_.train.eval_tokens})
+              .max_tokens = recipe_.train.eval_tokens},
+             mesh_,
+             rules_)
       .loss();
 }
 
+// Every rank writes the optimizer states of the values that it owns, and each parameter whose first
+// value it owns.
 void Trainer::save() {
-  log_->sync();
-  const NamedTensors state = optimizer_->state();
+  if (is_first()) {
+    log_->sync();
+  }
+  checkpoint::TensorMap parameters;
+  for (const parallel::BucketSlice& slice : optimizer_->owned()) {
+    if (slice.begin == 0) {
+      const nn::Parameter& parameter = model_->parameters().parameters()[slice.parameter];
+      parameters.emplace(parameter.spec.name, parameter.value.detach());
+    }
+  }
   checkpoint::save_checkpoint(
       {.step = step_,
        .program = kVersion,
-       .parameters = nn::parameter_tensors(model_->parameters()),
-       .optimizer_states = {state.begin(), state.end()},
+       .parameters = std::move(parameters),
+       .optimizer_states = optimizer_->state_slices(),
        .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
        .recipe = config_to_toml(recipe_),
        .tokenizer_files = tokenizer_files_},
       {.run_folder = recipe_.run.folder,
        .keep_last = static_cast<int>(recipe_.checkpoint.keep),
-       .log = log_warning});
+       .log = log_warning,
+       .ranks = mesh_.all(),
+       .device = device_});
   saved_at_ = step_;
 }
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/ranks.h"
+
+#include <chrono>
+#include <string>
+
+#include "baton/base/config.h"
+#include "baton/base/error.h"
+#include "baton/base/sha256.h"
+#include "baton/base/version.h"
+#include "baton/ops/device.h"
+
+namespace baton::train {
+namespace {
+
+void refuse_axis(const char* key, std::int64_t ranks) {
+  if (ranks > 1) {
+    throw Error(
+        std::string("parallel.") + key + " must be 1: " + std::to_string(ranks) +
+        "; this version divides training along cp and dp only");
+  }
+}
+
+/// What must be equal on all ranks. Folders may have other names on other hosts, and threads change
+/// no bit.
+std::string shared_text(Recipe recipe) {
+  recipe.run.folder.clear();
+  recipe.run.threads = 0;
+  return config_to_toml(recipe);
+}
+
+/// A step's microbatches in equal blocks for the dp ranks, and by two as often as a tree wants.
+void check_microbatches(const Recipe& recipe, const parallel::MeshShape& shape) {
+  const std::int64_t count = recipe.microbatches_per_step();
+  const int dp = shape.along(parallel::Axis::kData);
+  if (count % dp != 0) {
+    throw Error(
+        "train.tokens_per_step / data.tokens_per_microbatch must be a multiple of the "
+        "data-parallel ranks: " +
+        std::to_string(count) + " vs " + std::to_string(dp));
+  }
+  if (recipe.train.deterministic_reduce && ((count & (count - 1)) != 0 || (dp & (dp - 1)) != 0)) {
+    throw Error(
+        "train.deterministic_reduce wants powers of two: " + std::to_string(count) +
+        " microbatches a step on " + std::to_string(dp) + " data-parallel ranks");
+  }
+}
+
+} // namespace
+
+c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launch) {
+  std::string name = recipe.run.device;
+  if (launch.world_size > 1 && name.rfind("cuda:", 0) == 0) {
+    throw Error(
+        "run.device: " + name + " would be the GPU of all " + std::to_string(launch.world_size) +
+        " ranks; cuda gives each its own");
+  }
+  if (launch.world_size > 1 && name == "cuda") {
+    name += ":" + std::to_string(launch.local_rank);
+  }
+  return ops::open_device(name, "run.device");
+}
+
+parallel::Mesh open_mesh(const Recipe& recipe, const parallel::Launch& launch, c10::Device device) {
+  const parallel::ParallelConfig& config = recipe.parallel;
+  refuse_axis("tp", config.tp);
+  refuse_axis("pp", config.pp);
+  const parallel::MeshShape shape = make_mesh_shape(config, launch.world_size);
+  check_microbatches(recipe, shape);
+  if (shape.size() == 1) {
+    return {};
+  }
+  // What ranks on GPUs add in which order is settled when they meet.
+  ops::set_arithmetic(recipe.train.deterministic);
+  const auto timeout = std::chrono::milliseconds(std::chrono::seconds(config.timeout));
+  parallel::Mesh mesh(shape, launch.rank, parallel::open_store(launch, timeout), device, timeout);
+  const std::string text = shared_text(recipe);
+  mesh.check_same("version of the program", kVersion);
+  mesh.check_same("recipe (sha256)", sha256_hex(text));
+  return mesh;
+}
+
+} // namespace baton::train
