@@ -216,6 +216,7 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
     }
   }
   progress.finish();
+  report_imbalance();
   if (saved_at_ != step_) {
     save();
   }
@@ -232,6 +233,20 @@ void Trainer::report(const StepMetrics& metrics) {
   if (is_first()) {
     log_->append(metrics);
     data_log_->update(loader_->state(), step_);
+  }
+}
+
+// What packs of documents cost beside one long document, which is balanced.
+void Trainer::report_imbalance() const {
+  if (shared_ > 0 && recipe_.model.pattern.find('*') != std::string::npos &&
+      rules_.strategy == parallel::ContextStrategy::kBaton) {
+    char text[128];
+    std::snprintf(
+        text,
+        sizeof(text),
+        "attention: the busiest cp rank had %.2f times the mean work",
+        imbalance_ / static_cast<double>(shared_));
+    log_info(text);
   }
 }
 
@@ -348,6 +363,10 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbat
   gradients_->begin_step(static_cast<std::int64_t>(microbatches.size()));
   for (const Microbatch& host : microbatches) {
     const RankTokens tokens = tokens_of_rank(host, mesh_, rules_, device_);
+    if (tokens.shared && is_first()) {
+      imbalance_ += tokens.shared->plan().attention_imbalance();
+      ++shared_;
+    }
     const Microbatch& own = tokens.microbatch;
     const at::Tensor hidden_TD = model_->hidden(own.tokens_T, training_context(tokens));
     const at::Tensor loss_sum = model_->loss(hidden_TD, own.labels_T, own.mask_T).loss_sum;

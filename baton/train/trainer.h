@@ -61,6 +61,7 @@ class Trainer {
   nn::StepContext training_context(const RankTokens& tokens) const;
   StepReport update(const StepSums& sums, double lr);
   void report(const StepMetrics& metrics);
+  void report_imbalance() const;
   void check_parameters() const;
   double evaluate();
   void save();
@@ -87,6 +88,8 @@ class Trainer {
   bool has_mask_ = false;             ///< whether the training data has one
   std::int64_t step_ = 0;             ///< updates done
   std::int64_t saved_at_ = 0;         ///< `step_` of the newest checkpoint
+  double imbalance_ = 0.0;            ///< of attention among cp ranks, summed over `shared_`
+  std::int64_t shared_ = 0;           ///< microbatches that cp ranks have shared
   bool stopping_ = false;             ///< all ranks know that one was asked to stop
 };
 

@@ -93,6 +93,21 @@ def test_two_ranks_learn_what_one_learns(recipe, one_rank, tmp_path):
     assert "optimizer-00000.safetensors" in files and "optimizer-00001.safetensors" in files
 
 
+SHARES = {
+    "baton": ["parallel.cp=2"],
+    "ring": ["parallel.cp=2", "parallel.attention=ring"],
+    "all_to_all": ["parallel.cp=2", "parallel.context=all_to_all"],
+}
+
+
+@pytest.mark.parametrize("ranks, share", [(2, "baton"), (2, "ring"), (2, "all_to_all"), (4, "baton")])
+def test_ranks_share_the_tokens(recipe, one_rank, tmp_path, ranks, share):
+    _, messages = train(ranks, recipe, *SMALL, *SHARES[share], "train.eval_interval=3")
+    imbalance = re.findall(r"the busiest cp rank had (\d\.\d+) times the mean work", messages)
+    assert len(imbalance) == (0 if share == "all_to_all" else 1)
+    assert close(losses(one_rank / "plain"), losses(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_equal_bits_on_any_number_of_ranks(recipe, one_rank, tmp_path, ranks):
     train(ranks, recipe, *SMALL, *SAME, "train.eval_interval=3")
