@@ -2,7 +2,8 @@
 // What a stream costs that ranks share, beside the same stream on one rank: forward and backward of
 // one Mamba-2 layer and of a stack with all layer kinds. A launcher starts one process a rank:
 //
-//   torchrun --no-python --nproc-per-node 2 build/baton/train_context_parallel_bench [TOKENS...]
+//   torchrun --no-python --nproc-per-node 2 build/baton/train_context_parallel_bench [TOKENS or
+//   LAYERS...]
 //
 // Without GPUs it runs in small sizes, to be seen to work.
 #include <algorithm>
@@ -178,7 +179,7 @@ void print_row(
   }
 }
 
-void run(const std::vector<std::int64_t>& lengths) {
+void run(const std::vector<std::string>& patterns, const std::vector<std::int64_t>& lengths) {
   const parallel::Launch launch = parallel::read_launch();
   const bool on_gpu = ops::cuda_device_count() > launch.local_rank;
   const at::Device device =
@@ -202,7 +203,7 @@ void run(const std::vector<std::int64_t>& lengths) {
     }
     std::printf("\n|---|---|---|---|---|---|\n");
   }
-  for (const char* symbols : {"M", "M-M*"}) {
+  for (const std::string& symbols : patterns) {
     for (const std::int64_t tokens : lengths) {
       print_row(mesh, device, symbols, on_gpu ? tokens : tokens / 64);
     }
@@ -213,12 +214,24 @@ void run(const std::vector<std::int64_t>& lengths) {
 } // namespace baton::train
 
 int main(int count, char** values) {
+  std::vector<std::string> patterns;
   std::vector<std::int64_t> lengths;
   for (int i = 1; i < count; ++i) {
-    lengths.push_back(std::atoll(values[i]));
+    const std::string value = values[i];
+    if (value.find_first_not_of("0123456789") == std::string::npos) {
+      lengths.push_back(std::stoll(value));
+    } else {
+      patterns.push_back(value);
+    }
+  }
+  if (patterns.empty()) {
+    patterns = {"M", "M-M*"};
+  }
+  if (lengths.empty()) {
+    lengths = {16384, 131072};
   }
   try {
-    baton::train::run(lengths.empty() ? std::vector<std::int64_t>{16384, 131072} : lengths);
+    baton::train::run(patterns, lengths);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
