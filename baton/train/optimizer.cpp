@@ -26,6 +26,16 @@ void check_config(const OptimizerConfig& config) {
   TORCH_CHECK(config.clip_norm >= 0.0, "clip_norm must not be negative: ", config.clip_norm);
 }
 
+/// What AdamW keeps of a parameter before the first update.
+ops::AdamwMoments first_moments(const at::Tensor& value, bool master_weights) {
+  const at::ScalarType kept = value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  ops::AdamwMoments moments{at::zeros_like(value, kept), at::zeros_like(value, kept), std::nullopt};
+  if (master_weights && value.scalar_type() == at::kBFloat16) {
+    moments.master = value.to(kept);
+  }
+  return moments;
+}
+
 /// The sum of fp64 values on the CPU in their order.
 double sum_in_order(const at::Tensor& values) {
   const double* data = values.const_data_ptr<double>();
@@ -89,13 +99,11 @@ AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config, Owned
   check_config(config_);
   slots_.reserve(owned_.slices.size());
   for (std::size_t i = 0; i < owned_.slices.size(); ++i) {
-    const at::Tensor value = value_of(i);
-    const at::ScalarType kept = value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const bool has_master = config_.master_weights && value.scalar_type() == at::kBFloat16;
+    const ops::AdamwMoments moments = first_moments(value_of(i), config_.master_weights);
     slots_.push_back(
-        {.exp_avg = at::zeros_like(value, kept),
-         .exp_avg_sq = at::zeros_like(value, kept),
-         .master = has_master ? value.to(kept) : at::Tensor()});
+        {.exp_avg = moments.exp_avg,
+         .exp_avg_sq = moments.exp_avg_sq,
+         .master = moments.master.value_or(at::Tensor())});
   }
 }
 
@@ -257,15 +265,30 @@ NamedTensors AdamW::state() const {
 
 parallel::TensorSlices AdamW::state_slices() const {
   parallel::TensorSlices all;
+  const auto add = [&](const nn::Parameter& parameter,
+                       const char* kind,
+                       const at::Tensor& values,
+                       std::int64_t begin) {
+    if (values.defined()) {
+      all.emplace(
+          parameter.spec.name + kind,
+          parallel::TensorSlice(values, parameter.value.sizes(), begin));
+    }
+  };
+  const auto add_all = [&](const nn::Parameter& parameter, const Slot& slot, std::int64_t begin) {
+    add(parameter, ".exp_avg", slot.exp_avg, begin);
+    add(parameter, ".exp_avg_sq", slot.exp_avg_sq, begin);
+    add(parameter, ".master", slot.master, begin);
+  };
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const std::string& name = parameter_of(i).spec.name;
-    const auto slice = [&](const at::Tensor& values) {
-      return parallel::TensorSlice(values, parameter_of(i).value.sizes(), owned_.slices[i].begin);
-    };
-    all.emplace(name + ".exp_avg", slice(slots_[i].exp_avg));
-    all.emplace(name + ".exp_avg_sq", slice(slots_[i].exp_avg_sq));
-    if (slots_[i].master.defined()) {
-      all.emplace(name + ".master", slice(slots_[i].master));
+    add_all(parameter_of(i), slots_[i], owned_.slices[i].begin);
+  }
+  // A reader and a writer know all names, and have no values of what others own.
+  for (const nn::Parameter& parameter : parameters_.parameters()) {
+    if (all.count(parameter.spec.name + ".exp_avg") == 0) {
+      const ops::AdamwMoments none =
+          first_moments(parameter.value.detach().flatten().narrow(0, 0, 0), config_.master_weights);
+      add_all(parameter, {none.exp_avg, none.exp_avg_sq, none.master.value_or(at::Tensor())}, 0);
     }
   }
   return all;

@@ -2,13 +2,15 @@
 #include "baton/train/ranks.h"
 
 #include <chrono>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "baton/base/config.h"
 #include "baton/base/error.h"
-#include "baton/base/sha256.h"
 #include "baton/base/version.h"
 #include "baton/ops/device.h"
+#include "baton/parallel/text_exchange.h"
 
 namespace baton::train {
 namespace {
@@ -27,6 +29,25 @@ std::string shared_text(Recipe recipe) {
   recipe.run.folder.clear();
   recipe.run.threads = 0;
   return config_to_toml(recipe);
+}
+
+/// Throws on every rank, naming the first that differs from rank 0 and where.
+void check_recipes(const std::vector<std::string>& recipes) {
+  for (std::size_t rank = 1; rank < recipes.size(); ++rank) {
+    std::istringstream own(recipes[rank]);
+    std::istringstream first(recipes.front());
+    std::string own_line;
+    std::string first_line;
+    while (recipes[rank] != recipes.front()) {
+      const bool more = static_cast<bool>(std::getline(own, own_line));
+      const bool more_of_first = static_cast<bool>(std::getline(first, first_line));
+      if (own_line != first_line || !more || !more_of_first) {
+        throw Error(
+            "rank " + std::to_string(rank) + " has another recipe than rank 0: \"" + own_line +
+            "\" vs \"" + first_line + "\"");
+      }
+    }
+  }
 }
 
 /// A step's microbatches in equal blocks for the dp ranks, and by two as often as a tree wants.
@@ -74,9 +95,8 @@ parallel::Mesh open_mesh(const Recipe& recipe, const parallel::Launch& launch, c
   ops::set_arithmetic(recipe.train.deterministic);
   const auto timeout = std::chrono::milliseconds(std::chrono::seconds(config.timeout));
   parallel::Mesh mesh(shape, launch.rank, parallel::open_store(launch, timeout), device, timeout);
-  const std::string text = shared_text(recipe);
   mesh.check_same("version of the program", kVersion);
-  mesh.check_same("recipe (sha256)", sha256_hex(text));
+  check_recipes(parallel::all_gather_text(mesh.all(), shared_text(recipe), device));
   return mesh;
 }
 
