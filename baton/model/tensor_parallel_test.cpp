@@ -289,5 +289,168 @@ TEST(TensorParallel, WithinContextParallelRanks) {
   }
 }
 
+TEST(TensorParallel, LossWithoutGradients) {
+  const ModelConfig config = tiny_config("-");
+  const SequenceLayout stream = make_layout_from_lengths({9, 8});
+  const nn::StepContext context{.layout = stream, .positions_T = stream.positions()};
+  const at::Tensor tokens = random_ids(5, 17, config.vocabulary);
+  const auto loss_of = [&](const parallel::Group& ranks) {
+    const at::NoGradGuard no_grad;
+    HybridModel model(config, ranks);
+    model.parameters().initialize(3, at::kDouble, at::kCPU);
+    return model.loss(model.hidden(tokens, context), tokens, std::nullopt);
+  };
+  const nn::LossOutput wanted = loss_of({});
+  parallel::run_ranks({{3, 1, 1, 1}}, [&](const Mesh& mesh) {
+    const nn::LossOutput found = loss_of(mesh.along(Axis::kTensor));
+    expect_close(found.loss_sum, wanted.loss_sum, "loss");
+    expect_close(found.nll_T, wanted.nll_T, "nll");
+  });
+}
+
+TEST(TensorParallel, RefusesTokensAndLabelsOutsideTheVocabulary) {
+  const ModelConfig config = tiny_config("-");
+  const SequenceLayout stream = make_layout_from_lengths({3});
+  const nn::StepContext context{.layout = stream, .positions_T = stream.positions()};
+  const at::Tensor right = random_ids(5, 3, config.vocabulary);
+  const at::Tensor wrong = at::full({3}, config.vocabulary, at::kLong);
+  parallel::run_ranks({{2, 1, 1, 1}}, [&](const Mesh& mesh) {
+    HybridModel model(config, mesh.along(Axis::kTensor));
+    model.parameters().initialize(3, at::kDouble, at::kCPU);
+    EXPECT_THROW(model.hidden(wrong, context), c10::Error);
+    const at::Tensor hidden = model.hidden(right, context);
+    EXPECT_THROW(model.loss(hidden, wrong, std::nullopt), c10::Error);
+  });
+}
+
+/// What a model says that cannot be divided among so many ranks.
+std::string refusal(const ModelConfig& config, int tp) {
+  try {
+    HybridModel model(config, parallel::Group("tp", 0, tp, nullptr));
+  } catch (const c10::Error& error) {
+    return error.msg();
+  }
+  return "none";
+}
+
+TEST(TensorParallel, RefusesWhatDoesNotDivide) {
+  ModelConfig config = tiny_config("M");
+  config.mamba.num_groups = 6;
+  config.vocabulary = 100;
+  EXPECT_EQ(
+      refusal(config, 4),
+      "model.mamba.num_heads must be a multiple of parallel.tp, and one of num_groups and tp "
+      "divide "
+      "the other: num_heads 12, num_groups 6, tp 4; the nearest tp that can be is 3");
+  EXPECT_THAT(refusal(config, 24), HasSubstr("tp 24; the nearest tp that can be is 12"));
+  EXPECT_EQ(refusal(config, 6), "none");
+  config = tiny_config("*");
+  config.attention.num_kv_heads = 4;
+  EXPECT_EQ(
+      refusal(config, 3),
+      "model.attention.num_heads must be a multiple of parallel.tp, and one of num_kv_heads and tp "
+      "divide the other: num_heads 12, num_kv_heads 4, tp 3; the nearest tp that can be is 2");
+  EXPECT_EQ(refusal(config, 12), "none");
+  config = tiny_config("-");
+  config.mlp.hidden = 3;
+  EXPECT_EQ(refusal(config, 4), "parallel.tp must not exceed model.mlp.hidden: 4 vs 3");
+  EXPECT_EQ(refusal(config, 24), "parallel.tp must not exceed model.vocabulary: 24 vs 23");
+}
+
+// bf16 on several ranks may be 1.5 times as far from the fp32 run as bf16 on one rank is.
+constexpr double kBf16Factor = 1.5;
+
+/// Root of the mean square of what all gradients are off, each in proportion to its size.
+double distance(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const at::Tensor exact = wanted[i].to(at::kDouble);
+    sum += ((found[i].to(at::kDouble) - exact).pow(2).sum() / exact.pow(2).sum().clamp_min(1e-30))
+               .item<double>();
+  }
+  return std::sqrt(sum / static_cast<double>(wanted.size()));
+}
+
+/// The gradients of whole parameters, fp32.
+std::vector<at::Tensor> joined(const Found& found, const Found& like, const Mesh& mesh) {
+  std::vector<at::Tensor> whole;
+  for (std::size_t i = 0; i < found.gradients.size(); ++i) {
+    whole.push_back(at::zeros(like.gradients[i].sizes(), at::kFloat));
+    for (const nn::ParameterPiece& piece : found.pieces[i]) {
+      if (piece.holder == 0) {
+        piece.of_whole(whole.back()).copy_(piece.of(found.gradients[i]));
+      }
+    }
+    mesh.along(Axis::kTensor).all_reduce_(whole.back());
+  }
+  return whole;
+}
+
+TEST(TensorParallel, InBf16IsAsCloseToFp32AsOneRank) {
+  ModelConfig config = tiny_config("M*-M*-");
+  config.width = 48;
+  config.mamba.num_groups = 1;
+  config.attention.num_kv_heads = 2;
+  config.dtype = "fp32";
+  const SequenceLayout stream = make_layout_from_lengths({300, 17, 195});
+  const Found exact = work_on(config, stream, {});
+  config.dtype = "bf16";
+  const double alone = distance(work_on(config, stream, {}).gradients, exact.gradients);
+  for (const int tp : {2, 4}) {
+    parallel::run_ranks({{tp, 1, 1, 1}}, [&](const Mesh& mesh) {
+      const Found found = work_on(config, stream, {mesh.along(Axis::kTensor)});
+      const double shared = distance(joined(found, exact, mesh), exact.gradients);
+      if (mesh.rank() == 0) {
+        RecordProperty("off_on_one_rank", std::to_string(alone));
+        RecordProperty("off_on_" + std::to_string(tp), std::to_string(shared));
+      }
+      EXPECT_LE(shared, kBf16Factor * alone);
+    });
+  }
+}
+
+/// Bytes that rank 0 of a model sends, forward and backward.
+parallel::Traffic traffic_of(const ModelConfig& config, std::int64_t tokens, int tp) {
+  parallel::Traffic sent;
+  const SequenceLayout stream = make_layout_from_lengths({tokens});
+  parallel::run_ranks({{tp, 1, 1, 1}}, [&](const Mesh& mesh) {
+    work_on(config, stream, {mesh.along(Axis::kTensor)});
+    if (mesh.rank() == 0) {
+      sent = mesh.along(Axis::kTensor).traffic();
+    }
+  });
+  return sent;
+}
+
+// Whatever a layer is, it gathers and scatters rows once in each direction, and gathers its input
+// once more in the backward pass.
+TEST(TensorParallel, TrafficOfALayer) {
+  constexpr int kRanks = 4;
+  constexpr std::int64_t kTokens = 32;
+  const std::int64_t once =
+      8 * (kRanks - 1) * kTokens / kRanks * tiny_config("").width; // rows that do not stay
+  const std::int64_t without = traffic_of(tiny_config("-"), kTokens, kRanks).all_gather;
+  for (const char* layer : {"M", "*", "-"}) {
+    const parallel::Traffic one = traffic_of(tiny_config(layer), kTokens, kRanks);
+    const parallel::Traffic two =
+        traffic_of(tiny_config(std::string(layer) + layer), kTokens, kRanks);
+    EXPECT_EQ(one.all_gather, without) << layer;
+    EXPECT_EQ(two.all_gather - one.all_gather, 3 * once) << layer;
+    EXPECT_EQ(two.all_to_all - one.all_to_all, 2 * once) << layer;
+  }
+}
+
+// A norm over the ranks adds a number a token and group, once in each direction.
+TEST(TensorParallel, TrafficOfANormOverTheRanks) {
+  constexpr int kRanks = 4;
+  constexpr std::int64_t kTokens = 32;
+  ModelConfig config = tiny_config("M");
+  const std::int64_t within = traffic_of(config, kTokens, kRanks).all_reduce;
+  config.mamba.norm_groups = 2;
+  const std::int64_t groups = 2;
+  const std::int64_t once = 2 * (kRanks - 1) * 8 * groups * kTokens / kRanks;
+  EXPECT_EQ(traffic_of(config, kTokens, kRanks).all_reduce - within, 2 * once);
+}
+
 } // namespace
 } // namespace baton::model

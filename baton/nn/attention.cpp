@@ -6,13 +6,13 @@
 #include <ATen/ATen.h>
 
 #include "baton/nn/gathered_attention.h"
+#include "baton/nn/gathered_linear.h"
 #include "baton/nn/ring_attention.h"
 #include "baton/nn/tensor_ranks.h"
 #include "baton/ops/attention.h"
 #include "baton/ops/paged_attention.h"
 #include "baton/ops/rms_norm.h"
 #include "baton/ops/rotary.h"
-#include "baton/parallel/tensor_rows.h"
 
 namespace baton::nn {
 namespace {
@@ -153,11 +153,11 @@ Attention::heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& p
 }
 
 at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
-  const at::Tensor all_TD =
-      parallel::gather_rows(hidden_TD, context.layout.num_tokens, tensor_ranks_);
-  const at::Tensor q_THP = heads(q_proj_(all_TD), q_norm_, context.positions_T);
-  const at::Tensor k_THP = heads(k_proj_(all_TD), k_norm_, context.positions_T);
-  const at::Tensor v_THP = v_proj_(all_TD).unflatten(1, {-1, config_.head_dim});
+  const std::vector<at::Tensor> projected = gathered_linear(
+      hidden_TD, context.layout.num_tokens, {&q_proj_, &k_proj_, &v_proj_}, tensor_ranks_);
+  const at::Tensor q_THP = heads(projected[0], q_norm_, context.positions_T);
+  const at::Tensor k_THP = heads(projected[1], k_norm_, context.positions_T);
+  const at::Tensor v_THP = projected[2].unflatten(1, {-1, config_.head_dim});
   const at::Tensor out_THP = context.form == Form::kTrain
                                  ? attend(q_THP, k_THP, v_THP, context)
                                  : attend_cache(q_THP, k_THP, v_THP, context);

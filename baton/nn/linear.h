@@ -29,6 +29,9 @@ class Linear {
   /// - cut over its inputs (dim 1): all rows of this rank's inputs -> this rank's rows.
   at::Tensor operator()(const at::Tensor& x) const;
 
+  const at::Tensor& weight() const { return weight_.value; }
+  const Parameter* bias() const { return bias_; } ///< null without one
+
  private:
   const Parameter& weight_;
   const Parameter* bias_ = nullptr;

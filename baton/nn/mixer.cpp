@@ -6,9 +6,9 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/gathered_linear.h"
 #include "baton/nn/shared_gated_norm.h"
 #include "baton/ops/gated_norm.h"
-#include "baton/parallel/tensor_rows.h"
 
 namespace baton::nn {
 namespace {
@@ -74,7 +74,7 @@ Mixer::Mixer(
 
 at::Tensor Mixer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
   const at::Tensor projected =
-      in_proj_(parallel::gather_rows(hidden_TD, context.layout.num_tokens, tensor_ranks_));
+      gathered_linear(hidden_TD, context.layout.num_tokens, {&in_proj_}, tensor_ranks_)[0];
   // A split, because its gradient is one copy; each slice's would be a whole tensor of zeros.
   const std::vector<at::Tensor> parts =
       projected.split_with_sizes({inner_, projected.size(1) - inner_}, 1);

@@ -3,8 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/gathered_linear.h"
 #include "baton/ops/activation.h"
-#include "baton/parallel/tensor_rows.h"
 
 namespace baton::nn {
 namespace {
@@ -70,7 +70,7 @@ Mlp::Mlp(const SublayerArguments& arguments)
 
 at::Tensor Mlp::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
   const at::Tensor up_TF =
-      up_proj_(parallel::gather_rows(hidden_TD, context.layout.num_tokens, tensor_ranks_));
+      gathered_linear(hidden_TD, context.layout.num_tokens, {&up_proj_}, tensor_ranks_)[0];
   switch (activation_) {
     case Activation::kSquaredRelu:
       return down_proj_(ops::squared_relu(up_TF));

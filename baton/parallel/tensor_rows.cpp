@@ -27,34 +27,11 @@ std::vector<std::int64_t> rows_of_ranks(std::int64_t rows, int ranks) {
 }
 
 at::Tensor gather(const at::Tensor& own_rows, std::int64_t num_rows, const Group& group) {
-  const std::vector<std::int64_t> counts = rows_of_ranks(num_rows, group.size());
-  TORCH_INTERNAL_ASSERT(
-      own_rows.size(0) == counts[static_cast<std::size_t>(group.rank())],
-      "a rank brings other rows than its own");
-  if (num_rows % group.size() == 0) {
-    return group.all_gather(own_rows.contiguous()).flatten(0, 1);
-  }
-  const std::vector<at::Tensor> copies(counts.size(), own_rows);
-  const std::vector<std::int64_t> own(counts.size(), own_rows.size(0));
-  return group.all_to_all(at::cat(copies), own, counts);
+  return start_gather_rows(own_rows, num_rows, group).wait();
 }
 
-// Addends travel in their own dtype and are added here in fp32 (fp64), in the order of the ranks,
-// and rounded once. In bf16 each of n addends, about 1 / sqrt(n) of the sum's size, has been
-// rounded when its product was stored, and the sum is rounded once more: sqrt(2) of the error of
-// the one rounding that one rank does there, whatever n. A ring that adds in bf16 on the way rounds
-// n - 1 times; sending fp32 would double the bytes.
 at::Tensor scatter(const at::Tensor& addends, const Group& group) {
-  const std::vector<std::int64_t> counts = rows_of_ranks(addends.size(0), group.size());
-  const std::int64_t rows = counts[static_cast<std::size_t>(group.rank())];
-  const std::vector<std::int64_t> own(counts.size(), rows);
-  std::vector<std::int64_t> shape = addends.sizes().vec();
-  shape[0] = rows;
-  shape.insert(shape.begin(), group.size());
-  return group.all_to_all(addends.contiguous(), counts, own)
-      .view(shape)
-      .sum(0, false, at::toOpMathType(addends.scalar_type()))
-      .to(addends.scalar_type());
+  return start_scatter_rows(addends, group).wait();
 }
 
 struct GatherRows : torch::autograd::Function<GatherRows> {
@@ -103,6 +80,47 @@ c10::IValue keep_group(const Group& group) {
 
 const Group& kept_group(const c10::IValue& value) {
   return static_cast<const KeptGroup&>(*value.toCapsule()).group;
+}
+
+at::Tensor RowsInFlight::wait() {
+  pending_.wait();
+  return sum_in_ ? received_.sum(0, false, sum_in_).to(received_.scalar_type()) : received_;
+}
+
+RowsInFlight
+start_gather_rows(const at::Tensor& own_rows, std::int64_t num_rows, const Group& group) {
+  const std::vector<std::int64_t> counts = rows_of_ranks(num_rows, group.size());
+  TORCH_INTERNAL_ASSERT(
+      own_rows.size(0) == counts[static_cast<std::size_t>(group.rank())],
+      "a rank brings other rows than its own");
+  std::vector<std::int64_t> shape = own_rows.sizes().vec();
+  shape[0] = num_rows;
+  at::Tensor all = at::empty(shape, own_rows.options());
+  if (num_rows % group.size() == 0) {
+    return {group.start_all_gather(own_rows.contiguous(), all), all};
+  }
+  const std::vector<at::Tensor> copies(counts.size(), own_rows);
+  const std::vector<std::int64_t> own(counts.size(), own_rows.size(0));
+  return {group.start_all_to_all(at::cat(copies), all, own, counts), all};
+}
+
+// Addends travel in their own dtype and are added here in fp32 (fp64), in the order of the ranks,
+// and rounded once. In bf16 each of n addends, about 1 / sqrt(n) of the sum's size, has been
+// rounded when its product was stored, and the sum is rounded once more: sqrt(2) of the error of
+// the one rounding that one rank does there, whatever n. A ring that adds in bf16 on the way rounds
+// n - 1 times; sending fp32 would double the bytes.
+RowsInFlight start_scatter_rows(const at::Tensor& addends, const Group& group) {
+  const std::vector<std::int64_t> counts = rows_of_ranks(addends.size(0), group.size());
+  const std::int64_t rows = counts[static_cast<std::size_t>(group.rank())];
+  const std::vector<std::int64_t> own(counts.size(), rows);
+  std::vector<std::int64_t> shape = addends.sizes().vec();
+  shape[0] = rows;
+  shape.insert(shape.begin(), group.size());
+  const at::Tensor received = at::empty(shape, addends.options());
+  return {
+      group.start_all_to_all(addends.contiguous(), received.flatten(0, 1), counts, own),
+      received,
+      at::toOpMathType(addends.scalar_type())};
 }
 
 at::Tensor gather_rows(const at::Tensor& own_rows, std::int64_t num_rows, const Group& group) {
