@@ -429,12 +429,14 @@ TEST(TensorParallel, TrafficOfALayer) {
   constexpr std::int64_t kTokens = 32;
   const std::int64_t once =
       8 * (kRanks - 1) * kTokens / kRanks * tiny_config("").width; // rows that do not stay
-  const std::int64_t without = traffic_of(tiny_config("-"), kTokens, kRanks).all_gather;
+  // The embedding's gradient, the head's input, and three numbers a token of the loss.
+  const std::int64_t gathered = 2 * once + 8 * 3 * kTokens * (kRanks - 1);
   for (const char* layer : {"M", "*", "-"}) {
     const parallel::Traffic one = traffic_of(tiny_config(layer), kTokens, kRanks);
     const parallel::Traffic two =
         traffic_of(tiny_config(std::string(layer) + layer), kTokens, kRanks);
-    EXPECT_EQ(one.all_gather, without) << layer;
+    EXPECT_EQ(one.all_gather, gathered + 3 * once) << layer;
+    EXPECT_EQ(one.all_to_all, 2 * once + 2 * once) << layer;
     EXPECT_EQ(two.all_gather - one.all_gather, 3 * once) << layer;
     EXPECT_EQ(two.all_to_all - one.all_to_all, 2 * once) << layer;
   }
