@@ -114,6 +114,20 @@ void expect_close(const at::Tensor& found, const at::Tensor& wanted, const std::
   EXPECT_LE(off, kTolerance * scale) << what;
 }
 
+/// Ranks that hold the same values have equal bits, so that their parameters stay equal.
+void expect_equal_holders(
+    const std::vector<nn::ParameterPiece>& pieces,
+    const at::Tensor& gradient,
+    const parallel::Group& ranks,
+    const std::string& what) {
+  for (const nn::ParameterPiece& piece : pieces) {
+    if (piece.holders > 1) {
+      const at::Tensor all = ranks.all_gather(piece.of(gradient).contiguous());
+      EXPECT_TRUE(at::equal(all[ranks.rank()], all[ranks.rank() - piece.holder])) << what;
+    }
+  }
+}
+
 /// Every holder has the whole gradient, and those that write it have each value once.
 void expect_pieces(
     const Found& found,
@@ -122,6 +136,7 @@ void expect_pieces(
     const Mesh& mesh,
     const std::string& what) {
   const at::Tensor gradient = found.gradients[parameter].contiguous();
+  expect_equal_holders(found.pieces[parameter], gradient, mesh.along(Axis::kTensor), what);
   mesh.along(Axis::kContext).all_reduce_(gradient);
   at::Tensor written = at::zeros_like(wanted.gradients[parameter]);
   for (const nn::ParameterPiece& piece : found.pieces[parameter]) {
