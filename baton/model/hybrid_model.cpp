@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/model/hybrid_model.h"
 
+#include <utility>
+
 #include <ATen/ATen.h>
 
 #include "baton/model/pattern.h"
@@ -38,8 +40,9 @@ Stack make_stack(const ModelConfig& config, nn::ParameterStore& store) {
 
 } // namespace
 
-HybridModel::HybridModel(const ModelConfig& config)
+HybridModel::HybridModel(const ModelConfig& config, parallel::Group tensor_ranks)
     : config_(checked(config)),
+      store_(std::move(tensor_ranks)),
       embedding_(vocabulary_options(config_), store_),
       stack_(make_stack(config_, store_)),
       head_(
@@ -55,6 +58,10 @@ at::Tensor HybridModel::hidden(const at::Tensor& tokens_T, const nn::StepContext
       context.layout.num_tokens,
       " tokens, the batch ",
       tokens_T.sizes());
+  TORCH_CHECK(
+      context.form == nn::Form::kTrain || store_.tensor_ranks().alone(),
+      "a model that ranks share has no cache: parallel.tp is ",
+      store_.tensor_ranks().size());
   at::Tensor hidden_TD = embedding_(tokens_T);
   if (config_.embedding_multiplier != 1.0) {
     hidden_TD = hidden_TD * config_.embedding_multiplier;

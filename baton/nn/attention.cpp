@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/attention.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "baton/nn/gathered_attention.h"
+#include "baton/nn/gathered_linear.h"
 #include "baton/nn/ring_attention.h"
+#include "baton/nn/tensor_ranks.h"
 #include "baton/ops/attention.h"
 #include "baton/ops/paged_attention.h"
 #include "baton/ops/rms_norm.h"
@@ -30,17 +34,37 @@ void check_config(const AttentionConfig& config) {
       config.dropout);
 }
 
+/// What one of `ranks` has of the heads: those of keys too, or, where there are fewer of them, one
+/// that it shares.
+AttentionConfig config_of_rank(AttentionConfig config, int ranks) {
+  check_config(config);
+  check_tensor_ranks(
+      ranks,
+      [&](std::int64_t tp) {
+        return config.num_heads % tp == 0 &&
+               (config.num_kv_heads % tp == 0 || tp % config.num_kv_heads == 0);
+      },
+      "model.attention.num_heads must be a multiple of parallel.tp, and one of num_kv_heads and "
+      "tp divide the other: num_heads " +
+          std::to_string(config.num_heads) + ", num_kv_heads " +
+          std::to_string(config.num_kv_heads));
+  config.num_heads /= ranks;
+  config.num_kv_heads = std::max<std::int64_t>(1, config.num_kv_heads / ranks);
+  return config;
+}
+
 LinearOptions head_projection(
     const SublayerArguments& arguments,
     const std::string& name,
-    std::int64_t num_heads) {
+    std::int64_t AttentionConfig::*heads) {
   const AttentionConfig& config = arguments.config.attention;
+  const std::int64_t num_heads = config.*heads;
   return {
       .name = arguments.layer_name + ".attention." + name,
       .in = arguments.config.width,
       .out = num_heads * config.head_dim,
       .bias = config.bias,
-      .cut = {.dim = 0, .parts = {}},
+      .cut = {.dim = 0, .parts = {{num_heads * config.head_dim, num_heads}}},
       .start_deviation = arguments.config.start_deviation};
 }
 
@@ -67,16 +91,20 @@ const Parameter* declare_head_norm(const SublayerArguments& arguments, const std
 } // namespace
 
 Attention::Attention(const SublayerArguments& arguments)
-    : config_(arguments.config.attention),
+    : tensor_ranks_(arguments.store.tensor_ranks()),
+      config_(config_of_rank(arguments.config.attention, tensor_ranks_.size())),
       norm_eps_(arguments.config.norm_eps),
       dtype_(arguments.config.dtype),
       scale_(config_.score_scale()),
       name_(arguments.layer_name + ".attention"),
-      q_proj_(head_projection(arguments, "q_proj", config_.num_heads), arguments.store),
-      k_proj_(head_projection(arguments, "k_proj", config_.num_kv_heads), arguments.store),
-      v_proj_(head_projection(arguments, "v_proj", config_.num_kv_heads), arguments.store),
+      q_proj_(head_projection(arguments, "q_proj", &AttentionConfig::num_heads), arguments.store),
+      k_proj_(
+          head_projection(arguments, "k_proj", &AttentionConfig::num_kv_heads),
+          arguments.store),
+      v_proj_(
+          head_projection(arguments, "v_proj", &AttentionConfig::num_kv_heads),
+          arguments.store),
       o_proj_(output_projection(arguments), arguments.store) {
-  check_config(config_);
   if (config_.query_key_norm) {
     q_norm_ = declare_head_norm(arguments, "q_norm");
     k_norm_ = declare_head_norm(arguments, "k_norm");
@@ -125,9 +153,11 @@ Attention::heads(const at::Tensor& x, const Parameter* norm, const at::Tensor& p
 }
 
 at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
-  const at::Tensor q_THP = heads(q_proj_(hidden_TD), q_norm_, context.positions_T);
-  const at::Tensor k_THP = heads(k_proj_(hidden_TD), k_norm_, context.positions_T);
-  const at::Tensor v_THP = v_proj_(hidden_TD).unflatten(1, {-1, config_.head_dim});
+  const std::vector<at::Tensor> projected = gathered_linear(
+      hidden_TD, context.layout.num_tokens, {&q_proj_, &k_proj_, &v_proj_}, tensor_ranks_);
+  const at::Tensor q_THP = heads(projected[0], q_norm_, context.positions_T);
+  const at::Tensor k_THP = heads(projected[1], k_norm_, context.positions_T);
+  const at::Tensor v_THP = projected[2].unflatten(1, {-1, config_.head_dim});
   const at::Tensor out_THP = context.form == Form::kTrain
                                  ? attend(q_THP, k_THP, v_THP, context)
                                  : attend_cache(q_THP, k_THP, v_THP, context);
@@ -163,7 +193,7 @@ at::Tensor Attention::attend_by_heads(
       config_.num_heads % ranks == 0 &&
           (config_.num_kv_heads % ranks == 0 || ranks % config_.num_kv_heads == 0),
       "parallel.context = all_to_all wants model.attention.num_heads to be a multiple of cp, and "
-      "one of num_kv_heads and cp to divide the other: heads ",
+      "one of num_kv_heads and cp to divide the other; a rank of parallel.tp has heads ",
       config_.num_heads,
       ", num_kv_heads ",
       config_.num_kv_heads,

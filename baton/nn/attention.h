@@ -42,7 +42,8 @@ class Attention final : public Sublayer {
       const at::Tensor& v_THP,
       const StepContext& context) const;
 
-  AttentionConfig config_;
+  parallel::Group tensor_ranks_;
+  AttentionConfig config_; ///< with the heads of this rank
   double norm_eps_;
   at::ScalarType dtype_;
   double scale_;

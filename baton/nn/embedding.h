@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/nn/parameter.h"
+#include "baton/nn/vocabulary_loss.h"
 
 namespace baton::nn {
 
@@ -28,13 +29,16 @@ class Embedding {
  public:
   Embedding(const VocabularyOptions& options, ParameterStore& store);
 
-  /// tokens_T int64 -> [T, D]. Throws for an id outside the vocabulary.
+  /// tokens_T int64 -> [T, D], of several ranks each one's rows of it. Throws for an id outside the
+  /// vocabulary.
   at::Tensor operator()(const at::Tensor& tokens_T) const;
 
   const Parameter& weight() const { return weight_; }
 
  private:
   const Parameter& weight_;
+  parallel::Group tensor_ranks_;
+  VocabularyShare share_;
 };
 
 } // namespace baton::nn

@@ -17,7 +17,8 @@ class Layer {
   /// `index` counts from 0 through the whole model, whatever part of it this rank holds.
   Layer(char symbol, std::int64_t index, const LayerConfig& config, ParameterStore& store);
 
-  /// hidden_TD -> hidden_TD + residual_multiplier * dropout(sublayer(rms_norm(hidden_TD))).
+  /// This rank's rows of hidden_TD -> hidden_TD + residual_multiplier *
+  /// dropout(sublayer(rms_norm(hidden_TD))).
   at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const;
 
   std::vector<StateSpec> states() const { return sublayer_->states(); }
@@ -26,6 +27,7 @@ class Layer {
   at::Tensor drop(const at::Tensor& output_TD, const StepContext& context) const;
 
   std::string name_;
+  parallel::Group tensor_ranks_;
   double norm_eps_;
   double dropout_;
   double residual_multiplier_;

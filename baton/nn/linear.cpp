@@ -3,7 +3,10 @@
 
 #include <optional>
 
+#include <ATen/ATen.h>
+
 #include "baton/ops/linear.h"
+#include "baton/parallel/tensor_rows.h"
 
 namespace baton::nn {
 
@@ -12,7 +15,8 @@ Linear::Linear(const LinearOptions& options, ParameterStore& store)
           {.name = options.name + ".weight",
            .shape = {options.out, options.in},
            .cut = options.cut,
-           .start = start_normal(options.start_deviation)})) {
+           .start = start_normal(options.start_deviation)})),
+      adds_up_(options.cut.dim == 1 ? store.tensor_ranks() : parallel::Group()) {
   if (options.bias) {
     // A column cut divides the bias like the weight's rows; a row cut leaves it whole.
     bias_ = &store.declare(
@@ -25,8 +29,12 @@ Linear::Linear(const LinearOptions& options, ParameterStore& store)
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  return ops::linear(
-      x, weight_.value, bias_ == nullptr ? std::nullopt : std::make_optional(bias_->value));
+  const auto bias = bias_ == nullptr ? std::nullopt : std::make_optional(bias_->value);
+  if (adds_up_.alone()) {
+    return ops::linear(x, weight_.value, bias);
+  }
+  const at::Tensor own_rows = parallel::scatter_rows(ops::linear(x, weight_.value), adds_up_);
+  return bias ? own_rows + *bias : own_rows;
 }
 
 } // namespace baton::nn

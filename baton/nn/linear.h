@@ -24,12 +24,18 @@ class Linear {
  public:
   Linear(const LinearOptions& options, ParameterStore& store);
 
-  /// x [T, in] -> [T, out].
+  /// x [T, in] -> [T, out], of the ranks of tensor parallelism:
+  /// - cut over its columns of outputs (dim 0): all rows -> all rows of this rank's outputs;
+  /// - cut over its inputs (dim 1): all rows of this rank's inputs -> this rank's rows.
   at::Tensor operator()(const at::Tensor& x) const;
+
+  const at::Tensor& weight() const { return weight_.value; }
+  const Parameter* bias() const { return bias_; } ///< null without one
 
  private:
   const Parameter& weight_;
   const Parameter* bias_ = nullptr;
+  parallel::Group adds_up_; ///< ranks that each have a part of the inputs
 };
 
 } // namespace baton::nn

@@ -23,7 +23,9 @@ LmHead::LmHead(
            .weight_decay = false})),
       weight_(
           tied != nullptr ? tied->weight()
-                          : declare_vocabulary_matrix("lm_head.weight", options, store)) {}
+                          : declare_vocabulary_matrix("lm_head.weight", options, store)),
+      tensor_ranks_(store.tensor_ranks()),
+      share_(vocabulary_share(options.vocabulary, tensor_ranks_)) {}
 
 at::Tensor LmHead::norm(const at::Tensor& hidden_TD) const {
   return ops::rms_norm(hidden_TD.to(norm_.value.scalar_type()), norm_.value, config_.norm_eps);
@@ -34,6 +36,10 @@ at::Tensor LmHead::divided(const at::Tensor& hidden_TD) const {
 }
 
 at::Tensor LmHead::logits(const at::Tensor& hidden_TD) const {
+  TORCH_CHECK(
+      tensor_ranks_.alone(),
+      "logits need the whole vocabulary on one rank: parallel.tp is ",
+      tensor_ranks_.size());
   return ops::linear(divided(hidden_TD), weight_.value);
 }
 
@@ -42,7 +48,10 @@ LossOutput LmHead::loss(
     const at::Tensor& labels_T,
     const std::optional<at::Tensor>& mask_T) const {
   const ops::CrossEntropyOutput output =
-      ops::cross_entropy(divided(hidden_TD), weight_.value, labels_T, mask_T);
+      tensor_ranks_.alone()
+          ? ops::cross_entropy(divided(hidden_TD), weight_.value, labels_T, mask_T)
+          : vocabulary_loss(
+                divided(hidden_TD), weight_.value, labels_T, mask_T, share_, tensor_ranks_);
   return {.loss_sum = output.loss_sum, .nll_T = output.nll_T};
 }
 

@@ -34,11 +34,13 @@ class LmHead {
   /// hidden_TD of the stack -> [T, D] behind the final norm, in the model's dtype.
   at::Tensor norm(const at::Tensor& hidden_TD) const;
 
-  /// Normed hidden_TD -> logits [T, V] in the model's dtype.
+  /// Normed hidden_TD -> logits [T, V] in the model's dtype. Throws where ranks share the
+  /// vocabulary.
   at::Tensor logits(const at::Tensor& hidden_TD) const;
 
-  /// Normed hidden_TD; labels_T int64, -100 where a token has no label; mask_T fp32 weighs tokens,
-  /// absent means 1.
+  /// Normed hidden_TD, of several ranks each one's rows, of all tokens' labels_T and mask_T; all
+  /// ranks get the loss of all tokens. labels_T int64, -100 where a token has no label; mask_T fp32
+  /// weighs tokens, absent means 1.
   LossOutput loss(
       const at::Tensor& hidden_TD,
       const at::Tensor& labels_T,
@@ -52,6 +54,8 @@ class LmHead {
   LmHeadConfig config_;
   const Parameter& norm_;
   const Parameter& weight_;
+  parallel::Group tensor_ranks_;
+  VocabularyShare share_;
 };
 
 } // namespace baton::nn

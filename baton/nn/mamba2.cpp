@@ -9,6 +9,7 @@
 #include <ATen/ATen.h>
 
 #include "baton/nn/baton_scan.h"
+#include "baton/nn/tensor_ranks.h"
 #include "baton/ops/causal_conv1d.h"
 #include "baton/ops/ssd.h"
 #include "baton/ops/ssd_step.h"
@@ -45,6 +46,24 @@ void check_config(const Mamba2Config& config) {
       "model.mamba: the start ranges of dt and A must not be empty");
 }
 
+/// What one of `ranks` has of the heads and groups, or, where there are fewer groups, the one that
+/// it shares.
+Mamba2Config config_of_rank(Mamba2Config config, int ranks) {
+  check_config(config);
+  check_tensor_ranks(
+      ranks,
+      [&](std::int64_t tp) {
+        return config.num_heads % tp == 0 &&
+               (config.num_groups % tp == 0 || tp % config.num_groups == 0);
+      },
+      "model.mamba.num_heads must be a multiple of parallel.tp, and one of num_groups and tp "
+      "divide the other: num_heads " +
+          std::to_string(config.num_heads) + ", num_groups " + std::to_string(config.num_groups));
+  config.num_heads /= ranks;
+  config.num_groups = std::max<std::int64_t>(1, config.num_groups / ranks);
+  return config;
+}
+
 // dt log-uniform; the bias is its inverse softplus, dt + log(-expm1(-dt)).
 ParameterSpec::StartValues start_dt_bias(const Mamba2Config& config) {
   return [config](RandomKey key, at::IntArrayRef shape) {
@@ -64,15 +83,16 @@ ParameterSpec::StartValues start_a_log(const Mamba2Config& config) {
 } // namespace
 
 Mamba2Core::Mamba2Core(const MixerArguments& arguments, const Mamba2Config& config)
-    : config_(config),
+    : whole_(config),
+      config_(config_of_rank(config, arguments.store.tensor_ranks().size())),
       // States stay fp32 in a bf16 model.
       dtype_(at::promote_types(arguments.layer.dtype, at::kFloat)),
       conv_state_name_(arguments.name + ".conv"),
       ssm_state_name_(arguments.name + ".ssm") {
-  check_config(config);
-  const std::int64_t channels = conv_channels();
   const std::int64_t grouped = config.num_groups * config.state_size;
-  const ParameterCut conv_cut{.dim = 0, .parts = {config.inner(), grouped, grouped}};
+  const std::int64_t channels = config.inner() + 2 * grouped;
+  const CutPart of_groups{.size = grouped, .blocks = config.num_groups};
+  const ParameterCut conv_cut{.dim = 0, .parts = {{config.inner()}, of_groups, of_groups}};
   // Kaiming-uniform with a = sqrt(5) over K inputs is a bound of 1 / sqrt(K), the bias's bound too.
   const double bound = 1.0 / std::sqrt(static_cast<double>(config.conv_width));
   ParameterStore& store = arguments.store;
@@ -117,9 +137,10 @@ std::int64_t Mamba2Core::conv_channels() const {
   return config_.inner() + 2 * config_.num_groups * config_.state_size;
 }
 
-std::vector<std::int64_t> Mamba2Core::input_parts() const {
-  const std::int64_t grouped = config_.num_groups * config_.state_size;
-  return {config_.inner(), grouped, grouped, config_.num_heads};
+std::vector<CutPart> Mamba2Core::input_parts() const {
+  const CutPart of_groups{
+      .size = whole_.num_groups * whole_.state_size, .blocks = whole_.num_groups};
+  return {{whole_.inner()}, of_groups, of_groups, {whole_.num_heads}};
 }
 
 std::vector<StateSpec> Mamba2Core::states() const {
@@ -150,8 +171,7 @@ Mamba2Core::Share Mamba2Core::own_heads(const parallel::Context& shared) const {
       config_.num_heads % ranks == 0 &&
           (config_.num_groups % ranks == 0 || ranks % config_.num_groups == 0),
       "parallel.context = all_to_all wants model.mamba.num_heads to be a multiple of cp, and one "
-      "of "
-      "num_groups and cp to divide the other: heads ",
+      "of num_groups and cp to divide the other; a rank of parallel.tp has heads ",
       config_.num_heads,
       ", groups ",
       config_.num_groups,

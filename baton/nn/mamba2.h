@@ -17,7 +17,7 @@ class Mamba2Core final : public MixerCore {
  public:
   Mamba2Core(const MixerArguments& arguments, const Mamba2Config& config);
 
-  std::vector<std::int64_t> input_parts() const override;
+  std::vector<CutPart> input_parts() const override;
   std::vector<StateSpec> states() const override;
   at::Tensor train(const at::Tensor& input_TC, const StepContext& context) const override;
   at::Tensor prefill(const at::Tensor& input_TC, const StepContext& context) const override;
@@ -33,7 +33,7 @@ class Mamba2Core final : public MixerCore {
   };
   Input split_input(const at::Tensor& input_TC) const;
 
-  /// The heads that this rank scans, and their groups.
+  /// The heads that this rank scans of those whose columns it has, and their groups.
   struct Share {
     std::int64_t first_head;
     std::int64_t heads;
@@ -55,7 +55,8 @@ class Mamba2Core final : public MixerCore {
   at::Tensor train_by_baton(const Input& input, const parallel::Context& shared) const;
   at::Tensor train_by_heads(const Input& input, const parallel::Context& shared) const;
 
-  Mamba2Config config_;
+  Mamba2Config whole_;
+  Mamba2Config config_; ///< with the heads and groups of this rank
   at::ScalarType dtype_;
   std::string conv_state_name_;
   std::string ssm_state_name_;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/mixer.h"
 
-#include <numeric>
 #include <optional>
 #include <vector>
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/gathered_linear.h"
+#include "baton/nn/shared_gated_norm.h"
 #include "baton/ops/gated_norm.h"
 
 namespace baton::nn {
@@ -16,14 +17,16 @@ LinearOptions in_proj_options(
     const SublayerArguments& arguments,
     const MixerFrameConfig& frame,
     const MixerCore& core) {
-  std::vector<std::int64_t> parts{frame.inner};
-  for (const std::int64_t part : core.input_parts()) {
+  std::vector<CutPart> parts{{frame.inner}};
+  std::int64_t columns = frame.inner;
+  for (const CutPart& part : core.input_parts()) {
     parts.push_back(part);
+    columns += part.size;
   }
   return {
       .name = arguments.layer_name + ".mixer.in_proj",
       .in = arguments.config.width,
-      .out = std::accumulate(parts.begin(), parts.end(), std::int64_t{0}),
+      .out = columns,
       .bias = frame.bias,
       .cut = {.dim = 0, .parts = parts},
       .start_deviation = arguments.config.start_deviation};
@@ -57,7 +60,9 @@ Mixer::Mixer(
     const SublayerArguments& arguments,
     const MixerFrameConfig& frame,
     const MakeCore& make_core)
-    : frame_(frame),
+    : tensor_ranks_(arguments.store.tensor_ranks()),
+      frame_(frame),
+      inner_(frame.inner / tensor_ranks_.size()),
       norm_eps_(arguments.config.norm_eps),
       core_(make_core(
           {.name = arguments.layer_name + ".mixer",
@@ -68,10 +73,11 @@ Mixer::Mixer(
       out_proj_(out_proj_options(arguments, frame), arguments.store) {}
 
 at::Tensor Mixer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
-  const at::Tensor projected = in_proj_(hidden_TD);
+  const at::Tensor projected =
+      gathered_linear(hidden_TD, context.layout.num_tokens, {&in_proj_}, tensor_ranks_)[0];
   // A split, because its gradient is one copy; each slice's would be a whole tensor of zeros.
   const std::vector<at::Tensor> parts =
-      projected.split_with_sizes({frame_.inner, projected.size(1) - frame_.inner}, 1);
+      projected.split_with_sizes({inner_, projected.size(1) - inner_}, 1);
   const at::Tensor y_TI = run_core(parts[1], context);
   return out_proj_(finish(y_TI, parts[0]));
 }
@@ -89,11 +95,14 @@ at::Tensor Mixer::run_core(const at::Tensor& input_TC, const StepContext& contex
 }
 
 at::Tensor Mixer::finish(const at::Tensor& y_TI, const at::Tensor& z_TI) const {
-  return ops::gated_norm(
-      y_TI,
-      z_TI,
-      norm_ == nullptr ? std::nullopt : std::make_optional(norm_->value),
-      {.eps = norm_eps_, .group_size = frame_.group_size, .gate_first = frame_.gate_first});
+  const ops::GatedNormConfig config{
+      .eps = norm_eps_, .group_size = frame_.group_size, .gate_first = frame_.gate_first};
+  if (norm_ == nullptr) {
+    return ops::gated_norm(y_TI, z_TI, std::nullopt, config);
+  }
+  return inner_ % frame_.group_size == 0
+             ? ops::gated_norm(y_TI, z_TI, norm_->value, config)
+             : shared_gated_norm(y_TI, z_TI, norm_->value, config, tensor_ranks_);
 }
 
 } // namespace baton::nn

@@ -31,11 +31,12 @@ class MixerCore {
   MixerCore& operator=(const MixerCore&) = delete;
   virtual ~MixerCore() = default;
 
-  /// Sizes of the packed parts that it wants from in_proj, in order.
-  virtual std::vector<std::int64_t> input_parts() const = 0;
+  /// The packed parts that it wants from in_proj, in order, with the sizes of the whole model.
+  virtual std::vector<CutPart> input_parts() const = 0;
   virtual std::vector<StateSpec> states() const = 0;
 
-  /// Each form takes input_TC (C the sum of `input_parts`) and gives [T, inner].
+  /// Each form takes input_TC (this rank's columns of `input_parts`, as `CutPart` divides them) and
+  /// gives [T, this rank's share of inner]. It sees to it that its sizes go among the ranks.
   virtual at::Tensor train(const at::Tensor& input_TC, const StepContext& context) const = 0;
   virtual at::Tensor prefill(const at::Tensor& input_TC, const StepContext& context) const = 0;
   virtual at::Tensor step(const at::Tensor& input_TC, const StepContext& context) const = 0;
@@ -57,7 +58,9 @@ class Mixer final : public Sublayer {
   at::Tensor run_core(const at::Tensor& input_TC, const StepContext& context) const;
   at::Tensor finish(const at::Tensor& y_TI, const at::Tensor& z_TI) const;
 
+  parallel::Group tensor_ranks_;
   MixerFrameConfig frame_;
+  std::int64_t inner_; ///< of `frame_.inner`, this rank's channels
   double norm_eps_;
   std::unique_ptr<MixerCore> core_;
   Linear in_proj_;

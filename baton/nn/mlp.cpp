@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/gathered_linear.h"
 #include "baton/ops/activation.h"
 
 namespace baton::nn {
@@ -18,8 +19,8 @@ LinearOptions up_options(const SublayerArguments& arguments) {
       .bias = config.bias,
       .cut =
           {.dim = 0,
-           .parts = gated ? std::vector<std::int64_t>{config.hidden, config.hidden}
-                          : std::vector<std::int64_t>{}},
+           .parts = gated ? std::vector<CutPart>{{config.hidden}, {config.hidden}}
+                          : std::vector<CutPart>{}},
       .start_deviation = arguments.config.start_deviation};
 }
 
@@ -31,6 +32,17 @@ LinearOptions down_options(const SublayerArguments& arguments) {
       .bias = arguments.config.mlp.bias,
       .cut = {.dim = 1, .parts = {}},
       .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
+}
+
+const parallel::Group& checked_ranks(const SublayerArguments& arguments) {
+  const parallel::Group& ranks = arguments.store.tensor_ranks();
+  TORCH_CHECK(
+      ranks.size() <= arguments.config.mlp.hidden,
+      "parallel.tp must not exceed model.mlp.hidden: ",
+      ranks.size(),
+      " vs ",
+      arguments.config.mlp.hidden);
+  return ranks;
 }
 
 } // namespace
@@ -52,11 +64,13 @@ Mlp::Activation Mlp::parse_activation(const MlpConfig& config) {
 
 Mlp::Mlp(const SublayerArguments& arguments)
     : activation_(parse_activation(arguments.config.mlp)),
+      tensor_ranks_(checked_ranks(arguments)),
       up_proj_(up_options(arguments), arguments.store),
       down_proj_(down_options(arguments), arguments.store) {}
 
-at::Tensor Mlp::forward(const at::Tensor& hidden_TD, const StepContext&) const {
-  const at::Tensor up_TF = up_proj_(hidden_TD);
+at::Tensor Mlp::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
+  const at::Tensor up_TF =
+      gathered_linear(hidden_TD, context.layout.num_tokens, {&up_proj_}, tensor_ranks_)[0];
   switch (activation_) {
     case Activation::kSquaredRelu:
       return down_proj_(ops::squared_relu(up_TF));

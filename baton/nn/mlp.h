@@ -22,6 +22,7 @@ class Mlp final : public Sublayer {
   static Activation parse_activation(const MlpConfig& config);
 
   Activation activation_;
+  parallel::Group tensor_ranks_;
   Linear up_proj_;
   Linear down_proj_;
 };

@@ -52,8 +52,10 @@ void ParameterStore::allocate(at::ScalarType dtype, at::Device device) {
   }
   for (Parameter& parameter : parameters_) {
     const at::ScalarType stored = storage_dtype(parameter.spec, dtype);
-    parameter.value =
-        at::empty(parameter.spec.shape, at::TensorOptions().dtype(stored).device(device));
+    parameter.value = at::empty(
+        own_shape(
+            parameter.spec.shape, parameter.spec.cut, tensor_ranks_.rank(), tensor_ranks_.size()),
+        at::TensorOptions().dtype(stored).device(device));
     parameter.value.set_requires_grad(true);
   }
 }
@@ -64,7 +66,8 @@ void ParameterStore::initialize(std::uint64_t seed, at::ScalarType dtype, at::De
   for (Parameter& parameter : parameters_) {
     const at::Tensor values =
         parameter.spec.start(key.with(parameter.spec.name), parameter.spec.shape);
-    parameter.value.detach().copy_(values);
+    parameter.value.detach().copy_(
+        own_values(values, parameter.spec.cut, tensor_ranks_.rank(), tensor_ranks_.size()));
   }
 }
 
@@ -75,6 +78,10 @@ const Parameter& ParameterStore::at(std::string_view name) const {
       });
   TORCH_CHECK(found != parameters_.end(), "no parameter named '", name, "'");
   return *found;
+}
+
+std::vector<ParameterPiece> ParameterStore::pieces_of(const ParameterSpec& spec) const {
+  return nn::pieces_of(spec.shape, spec.cut, tensor_ranks_.rank(), tensor_ranks_.size());
 }
 
 std::int64_t ParameterStore::num_values() const {

@@ -8,20 +8,16 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "baton/base/random.h"
+#include "baton/nn/parameter_cut.h"
+#include "baton/parallel/group.h"
 
 namespace baton::nn {
-
-/// How tensor parallelism divides a parameter. `dim` -1 means every rank holds all of it. A packed
-/// dim (in_proj holds z, x, B, C, dt) lists the sizes of its parts: each is divided on its own.
-struct ParameterCut {
-  int dim = -1;
-  std::vector<std::int64_t> parts;
-};
 
 /// Everything about a parameter but its values.
 struct ParameterSpec {
@@ -40,6 +36,7 @@ struct ParameterSpec {
 
 struct Parameter {
   ParameterSpec spec;
+  /// This rank's part of it, as `pieces_of` has it; of one rank all of it.
   at::Tensor value; ///< a leaf that requires grad after `ParameterStore::initialize`
 };
 
@@ -51,6 +48,10 @@ ParameterSpec::StartValues start_uniform(double low, double high);
 /// Owns the parameters of a model in the order of their declaration.
 class ParameterStore {
  public:
+  /// `tensor_ranks` divide the parameters among them, as their cuts say.
+  explicit ParameterStore(parallel::Group tensor_ranks = {})
+      : tensor_ranks_(std::move(tensor_ranks)) {}
+
   /// Adds a parameter; the reference stays valid for the life of the store. Throws on a second
   /// parameter of the same name.
   const Parameter& declare(ParameterSpec spec);
@@ -60,7 +61,8 @@ class ParameterStore {
   /// the parameters. No checkpoint holds it.
   const at::Tensor& declare_constant(at::Tensor value);
 
-  /// Allocates all parameters on `device` in `dtype` and fills them with their start values.
+  /// Allocates this rank's part of all parameters on `device` in `dtype` and fills it with their
+  /// start values, which are the same whatever the number of ranks.
   void initialize(std::uint64_t seed, at::ScalarType dtype, at::Device device);
 
   /// Allocates all parameters without values, for a checkpoint to fill.
@@ -74,7 +76,14 @@ class ParameterStore {
   /// Throws when there is no such parameter.
   const Parameter& at(std::string_view name) const;
 
+  /// Of whole parameters.
   std::int64_t num_values() const;
+
+  /// The ranks of tensor parallelism.
+  const parallel::Group& tensor_ranks() const { return tensor_ranks_; }
+
+  /// What this rank holds of a parameter.
+  std::vector<ParameterPiece> pieces_of(const ParameterSpec& spec) const;
 
  private:
   struct Constant {
@@ -82,12 +91,13 @@ class ParameterStore {
     at::Tensor value; ///< on the device
   };
 
+  parallel::Group tensor_ranks_;
   std::deque<Parameter> parameters_;
   std::deque<Constant> constants_;
   at::Device device_ = at::kCPU;
 };
 
-/// The values by name, without gradients: what checkpoints read and write.
+/// This rank's values by name, without gradients: what checkpoints read and write.
 std::map<std::string, at::Tensor> parameter_tensors(const ParameterStore& store);
 
 } // namespace baton::nn
