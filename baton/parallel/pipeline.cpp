@@ -26,6 +26,9 @@ void check_shape(const PipelineShape& shape) {
   positive("ranks", shape.ranks);
   positive("virtual stages", shape.virtual_stages);
   positive("microbatches of a step", shape.microbatches);
+}
+
+void check_groups(const PipelineShape& shape) {
   if (shape.virtual_stages > 1 && shape.microbatches % shape.ranks != 0) {
     throw Error(
         "pipeline: with several virtual stages the microbatches of a step (on each data-parallel "
@@ -39,16 +42,15 @@ PipelineAction nth_work(const PipelineShape& shape, int rank, Pass pass, int num
   if (shape.virtual_stages == 1) {
     return {Verb::kRun, pass, rank, number};
   }
-  const int of_group = shape.ranks * shape.virtual_stages;
-  int virtual_stage = number % of_group / shape.ranks;
+  const int group = number / shape.stages();
+  const int within = number % shape.stages();
+  const int size = std::min(shape.ranks, shape.microbatches - group * shape.ranks);
+  int virtual_stage = within / size;
   if (pass == Pass::kBackward) {
     virtual_stage = shape.virtual_stages - 1 - virtual_stage;
   }
   return {
-      Verb::kRun,
-      pass,
-      virtual_stage * shape.ranks + rank,
-      number / of_group * shape.ranks + number % shape.ranks};
+      Verb::kRun, pass, virtual_stage * shape.ranks + rank, group * shape.ranks + within % size};
 }
 
 /// How many forwards a rank runs before it turns to one forward, one backward.
@@ -165,9 +167,23 @@ std::optional<int> target_of(const PipelineShape& shape, Pass pass, int stage) {
 
 PipelineSchedule make_pipeline_schedule(const PipelineShape& shape) {
   check_shape(shape);
+  check_groups(shape);
   PipelineSchedule schedule{.shape = shape, .ranks = {}};
   for (int rank = 0; rank < shape.ranks; ++rank) {
     schedule.ranks.push_back(with_messages(shape, works_of_rank(shape, rank)));
+  }
+  return schedule;
+}
+
+PipelineSchedule make_forward_schedule(const PipelineShape& shape) {
+  check_shape(shape);
+  PipelineSchedule schedule{.shape = shape, .ranks = {}};
+  for (int rank = 0; rank < shape.ranks; ++rank) {
+    std::vector<PipelineAction> works;
+    for (int i = 0; i < shape.microbatches * shape.virtual_stages; ++i) {
+      works.push_back(nth_work(shape, rank, Pass::kForward, i));
+    }
+    schedule.ranks.push_back(with_messages(shape, works));
   }
   return schedule;
 }

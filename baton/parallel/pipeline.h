@@ -66,6 +66,10 @@ struct PipelineSchedule {
 /// even where a send waits for its receive.
 PipelineSchedule make_pipeline_schedule(const PipelineShape& shape);
 
+/// Forward passes alone, for an evaluation: any number of microbatches, groups as above, the last
+/// of them smaller where it must be.
+PipelineSchedule make_forward_schedule(const PipelineShape& shape);
+
 /// Seconds, or any unit, of one microbatch in each stage.
 struct PipelineCosts {
   std::vector<double> forward;  ///< by stage
@@ -87,7 +91,7 @@ struct PipelineEstimate {
   double bubble = 0.0; ///< share of the ranks' time in which they do nothing
   std::vector<std::vector<TimedWork>> ranks;
   /// Of each rank, the largest number of (microbatch, stage) whose forward pass has run and whose
-  /// backward pass has not.
+  /// backward pass has not; all of them where there are no backward passes.
   std::vector<int> alive;
 };
 

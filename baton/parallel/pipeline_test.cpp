@@ -117,6 +117,25 @@ TEST(PipelineSchedule, KeepsNoMoreAliveThanItPromises) {
   }
 }
 
+// A last group that is too small for p makes ranks wait, and nothing worse.
+TEST(PipelineSchedule, ForwardPassesAloneTakeAnyNumberOfMicrobatches) {
+  for (int ranks = 1; ranks <= 5; ++ranks) {
+    for (int virtual_stages = 1; virtual_stages <= 3; ++virtual_stages) {
+      for (int microbatches = 1; microbatches <= 11; ++microbatches) {
+        const PipelineShape shape{ranks, virtual_stages, microbatches};
+        SCOPED_TRACE(text_of(shape));
+        const PipelineSchedule schedule = make_forward_schedule(shape);
+        const PipelineEstimate estimate = estimate_pipeline(schedule, PipelineCosts::equal(shape));
+        if (microbatches % ranks == 0) {
+          EXPECT_EQ(estimate.time, virtual_stages * microbatches + ranks - 1);
+        }
+        EXPECT_EQ(estimate.alive.front(), virtual_stages * microbatches);
+      }
+    }
+  }
+  EXPECT_THROW(make_forward_schedule({2, 1, 0}), Error);
+}
+
 TEST(PipelineSchedule, UnequalStagesWaitForTheSlowest) {
   const PipelineSchedule schedule = make_pipeline_schedule({2, 1, 4});
   const PipelineEstimate estimate = estimate_pipeline(schedule, {{1.0, 3.0}, {2.0, 6.0}});
