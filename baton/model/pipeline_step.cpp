@@ -7,6 +7,20 @@
 #include <ATen/ATen.h>
 
 namespace baton::model {
+namespace {
+
+/// Room for what comes from another stage.
+at::Tensor allocate_message(const HybridModel& model, const PipelineMicrobatch& microbatch) {
+  return at::empty(
+      {microbatch.context.layout.num_tokens, model.config().width},
+      at::TensorOptions().dtype(model.stream_dtype()).device(model.device()));
+}
+
+bool is_last(const HybridModel& model, int stage) {
+  return stage == model.place().stages() - 1;
+}
+
+} // namespace
 
 PipelineStep::PipelineStep(
     const HybridModel& model,
@@ -29,10 +43,7 @@ parallel::PipelineWorks PipelineStep::works() {
           },
       .allocate =
           [this](int microbatch) {
-            const PipelineMicrobatch& each = microbatches_.at(static_cast<std::size_t>(microbatch));
-            return at::empty(
-                {each.context.layout.num_tokens, model_.config().width},
-                at::TensorOptions().dtype(model_.stream_dtype()).device(model_.device()));
+            return allocate_message(model_, microbatches_.at(static_cast<std::size_t>(microbatch)));
           }};
 }
 
@@ -45,7 +56,7 @@ at::Tensor PipelineStep::forward(int stage, int microbatch, const at::Tensor& in
   alive.output = model_.run_stage(
       stage / model_.place().ranks, stage == 0 ? each.tokens_T : alive.input, each.context);
   at::Tensor handed_on;
-  if (stage == model_.place().stages() - 1) {
+  if (is_last(model_, stage)) {
     alive.output = model_.loss(alive.output, each.labels_T, each.mask_T).loss_sum * scale_;
     loss_ += alive.output.detach();
   } else {
@@ -63,6 +74,30 @@ at::Tensor PipelineStep::backward(int stage, int microbatch, const at::Tensor& g
   alive_.erase(found);
   alive.output.backward(gradient);
   return alive.input.defined() ? alive.input.grad() : at::Tensor();
+}
+
+parallel::PipelineWorks evaluation_works(
+    const HybridModel& model,
+    const std::vector<PipelineMicrobatch>& microbatches,
+    const std::function<void(int microbatch, const nn::LossOutput&)>& found) {
+  return {
+      .forward =
+          [&model, &microbatches, found](int stage, int microbatch, const at::Tensor& input) {
+            const at::NoGradGuard no_grad;
+            const PipelineMicrobatch& each = microbatches.at(static_cast<std::size_t>(microbatch));
+            const at::Tensor output = model.run_stage(
+                stage / model.place().ranks, stage == 0 ? each.tokens_T : input, each.context);
+            if (!is_last(model, stage)) {
+              return output;
+            }
+            found(microbatch, model.loss(output, each.labels_T, each.mask_T));
+            return at::Tensor();
+          },
+      .backward = nullptr,
+      .allocate =
+          [&model, &microbatches](int microbatch) {
+            return allocate_message(model, microbatches.at(static_cast<std::size_t>(microbatch)));
+          }};
 }
 
 void sum_shared_gradient_(

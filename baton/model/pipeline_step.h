@@ -2,6 +2,7 @@
 // What a rank of a pipeline does with a model in one training step.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
@@ -61,6 +62,14 @@ class PipelineStep {
   std::size_t most_alive_ = 0;
   at::Tensor loss_;
 };
+
+/// The works of an evaluation, for `parallel::make_forward_schedule`: without gradients, and with a
+/// call of `found` for each microbatch on the rank of the last stage. What it refers to outlives
+/// it.
+parallel::PipelineWorks evaluation_works(
+    const HybridModel& model,
+    const std::vector<PipelineMicrobatch>& microbatches,
+    const std::function<void(int microbatch, const nn::LossOutput&)>& found);
 
 /// Of tied embeddings: adds up the gradient of `model.shared_matrix()` over the ranks of the first
 /// and the last stage, in fp32 (fp64), so that both have equal bits. The two call it at once when

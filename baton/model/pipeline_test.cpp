@@ -288,6 +288,36 @@ TEST(Pipeline, OverAStreamThatRanksShare) {
       {.pattern = "M|*|-|M", .ranks = 2, .virtual_stages = 2, .microbatches = 4, .cp = 2});
 }
 
+TEST(Pipeline, EvaluatesAsOneRankDoes) {
+  std::vector<PipelineMicrobatch> microbatches;
+  const std::vector<Batch> batches = make_batches(5);
+  for (const Batch& batch : batches) {
+    microbatches.push_back(batch.microbatch(nullptr));
+  }
+  const ModelConfig config = tiny_config("M*|-|M|*");
+  HybridModel whole(config);
+  whole.parameters().initialize(3, at::kDouble, at::kCPU);
+  parallel::run_ranks({{1, 1, 1, 2}}, [&](const Mesh& mesh) {
+    const int rank = mesh.coordinate(Axis::kPipeline);
+    HybridModel model(config, {.ranks = 2, .virtual_stages = 2, .rank = rank});
+    model.parameters().initialize(3, at::kDouble, at::kCPU);
+    int evaluated = 0;
+    const auto compare = [&](int microbatch, const nn::LossOutput& output) {
+      const PipelineMicrobatch& each = microbatches[static_cast<std::size_t>(microbatch)];
+      const at::Tensor hidden_TD = whole.hidden(each.tokens_T, each.context);
+      const nn::LossOutput wanted = whole.loss(hidden_TD, each.labels_T, each.mask_T);
+      EXPECT_FALSE(output.loss_sum.requires_grad());
+      EXPECT_TRUE(at::equal(output.nll_T, wanted.nll_T));
+      ++evaluated;
+    };
+    const parallel::PipelineSchedule schedule = parallel::make_forward_schedule({2, 2, 5});
+    parallel::LinkTransport transport(mesh.pipeline_links());
+    parallel::PipelineRunner(schedule, rank, transport)
+        .run(evaluation_works(model, microbatches, compare));
+    EXPECT_EQ(evaluated, rank == 1 ? 5 : 0);
+  });
+}
+
 TEST(Pipeline, RefusesToRunAPartAsAWhole) {
   HybridModel model(tiny_config("M|*"), {.ranks = 2, .virtual_stages = 1, .rank = 0});
   model.parameters().initialize(3, at::kDouble, at::kCPU);
