@@ -74,7 +74,8 @@ parallel::PipelineWorks evaluation_works(
 /// Of tied embeddings: adds up the gradient of `model.shared_matrix()` over the ranks of the first
 /// and the last stage, in fp32 (fp64), so that both have equal bits. The two call it at once when
 /// the step's works are done; on others, and where nothing is shared, it does nothing. `gradient`
-/// is the matrix's, wherever the caller keeps it.
+/// is the matrix's, wherever the caller keeps it. Norms and checkpoints of all ranks together count
+/// the matrix once, on the rank of the first stage.
 void sum_shared_gradient_(
     const HybridModel& model,
     const at::Tensor& gradient,

@@ -179,8 +179,10 @@ PipelineSchedule make_forward_schedule(const PipelineShape& shape) {
   check_shape(shape);
   PipelineSchedule schedule{.shape = shape, .ranks = {}};
   for (int rank = 0; rank < shape.ranks; ++rank) {
+    const int total = shape.microbatches * shape.virtual_stages;
     std::vector<PipelineAction> works;
-    for (int i = 0; i < shape.microbatches * shape.virtual_stages; ++i) {
+    works.reserve(static_cast<std::size_t>(total));
+    for (int i = 0; i < total; ++i) {
       works.push_back(nth_work(shape, rank, Pass::kForward, i));
     }
     schedule.ranks.push_back(with_messages(shape, works));
@@ -235,17 +237,26 @@ PipelineEstimate estimate_pipeline(const PipelineSchedule& schedule, const Pipel
   return estimate;
 }
 
-std::string describe_pipeline(const PipelineSchedule& schedule) {
+std::string describe_pipeline(
+    const PipelineSchedule& schedule,
+    const std::optional<PipelineCosts>& costs) {
   const PipelineShape& shape = schedule.shape;
-  const PipelineEstimate estimate = estimate_pipeline(schedule, PipelineCosts::equal(shape));
-  char bubble[32];
-  std::snprintf(bubble, sizeof(bubble), "%.1f %%", 100.0 * estimate.bubble);
+  const auto percent = [](double share) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.1f %%", 100.0 * share);
+    return std::string(text);
+  };
+  const PipelineEstimate equal = estimate_pipeline(schedule, PipelineCosts::equal(shape));
   const bool interleaved = shape.virtual_stages > 1;
-  return std::string(interleaved ? "interleaved 1F1B, " : "1F1B, ") +
-         std::to_string(shape.stages()) + " stages on " + std::to_string(shape.ranks) + " ranks, " +
-         std::to_string(shape.microbatches) + " microbatches: bubble " + bubble +
-         " for equal stages, at most " +
-         std::to_string(*std::max_element(estimate.alive.begin(), estimate.alive.end())) +
+  std::string text = std::string(interleaved ? "interleaved 1F1B, " : "1F1B, ") +
+                     std::to_string(shape.stages()) + " stages on " + std::to_string(shape.ranks) +
+                     " ranks, " + std::to_string(shape.microbatches) + " microbatches: bubble " +
+                     percent(equal.bubble) + " for equal stages, ";
+  if (costs) {
+    text += percent(estimate_pipeline(schedule, *costs).bubble) + " for these, ";
+  }
+  return text + "at most " +
+         std::to_string(*std::max_element(equal.alive.begin(), equal.alive.end())) +
          (interleaved ? " microbatches of a stage alive" : " microbatches alive");
 }
 

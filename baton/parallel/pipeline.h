@@ -98,9 +98,11 @@ struct PipelineEstimate {
 /// Throws (our own bug) where a schedule never ends.
 PipelineEstimate estimate_pipeline(const PipelineSchedule& schedule, const PipelineCosts& costs);
 
-/// One line for a run's log: "1F1B, 4 stages, 8 microbatches: bubble 27.3 % for equal stages, at
-/// most 4 microbatches alive".
-std::string describe_pipeline(const PipelineSchedule& schedule);
+/// One line for a run's log: "1F1B, 4 stages on 4 ranks, 8 microbatches: bubble 27.3 % for equal
+/// stages, 29.0 % for these, at most 4 microbatches alive"; "these" where `costs` are given.
+std::string describe_pipeline(
+    const PipelineSchedule& schedule,
+    const std::optional<PipelineCosts>& costs = std::nullopt);
 
 /// One line a rank, two columns a unit of equal work: a forward pass "F3" of microbatch 3 takes
 /// one, a backward pass "B3--" two, idle time is " .". Virtual stages beyond the first have the

@@ -1,18 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Carries out a pipeline's schedule on one rank.
 //
-// A trainer's step with a pipeline (model/pipeline_step.h makes the works of a model):
+// How a trainer uses it (model/ has what is model:: here):
 //
+//     recipe.model.pattern = model::resolve_pipes(recipe.model, {pp, virtual_stages, tokens});
+//     model::HybridModel model(recipe.model, {pp, virtual_stages, rank});   // rank along pp
 //     const PipelineSchedule schedule = make_pipeline_schedule({pp, virtual_stages, microbatches});
-//     LinkTransport transport(mesh.pipeline_links());          // once a run
-//     const PipelineRunner runner(schedule, mesh.coordinate(Axis::kPipeline), transport);
-//     ...
-//     model::PipelineStep step(model, inputs, 1.0 / targets);  // once a step
-//     runner.run(step.works());                                // adds to the gradients
-//     step.loss()                                              // on the last rank, else zero
+//     LinkTransport transport(mesh.pipeline_links());
+//     const PipelineRunner runner(schedule, rank, transport);
 //
-// All ranks of the pipeline know all microbatches of the step (their layouts at least), and so the
-// shapes of all messages.
+// and in a step
+//
+//     model::PipelineStep step(model, microbatches, 1.0 / targets);
+//     runner.run(step.works());                                     // adds to the gradients
+//     if (model.shared_matrix() != nullptr) {
+//       model::sum_shared_gradient_(model, gradient of that, mesh.pipeline_links());
+//     }
+//     step.loss()                                                   // zero but on the last rank
+//
+// then sums over dp and cp as without a pipeline, along `mesh.replicas()`. An evaluation runs
+// model::evaluation_works on make_forward_schedule. All ranks of a pipeline read the same
+// microbatches, and so know the shapes of all messages.
 #pragma once
 
 #include <cstdint>

@@ -162,6 +162,11 @@ TEST(PipelineSchedule, RefusesWhatItCannotInterleave) {
 
 TEST(PipelineSchedule, IsDescribedInOneLine) {
   EXPECT_EQ(
+      describe_pipeline(make_pipeline_schedule({2, 1, 4}), PipelineCosts{{1.0, 3.0}, {2.0, 6.0}}),
+      "1F1B, 2 stages on 2 ranks, 4 microbatches: bubble 20.0 % for equal stages, 38.5 % for "
+      "these, "
+      "at most 2 microbatches alive");
+  EXPECT_EQ(
       describe_pipeline(make_pipeline_schedule({4, 1, 8})),
       "1F1B, 4 stages on 4 ranks, 8 microbatches: bubble 27.3 % for equal stages, at most 4 "
       "microbatches alive");
