@@ -6,9 +6,13 @@
 
 namespace baton::model {
 
-Stack::Stack(const std::string& symbols, const nn::LayerConfig& config, nn::ParameterStore& store) {
+Stack::Stack(
+    const std::string& symbols,
+    const nn::LayerConfig& config,
+    nn::ParameterStore& store,
+    std::int64_t offset) {
   for (const char symbol : symbols) {
-    layers_.emplace_back(symbol, static_cast<std::int64_t>(layers_.size()), config, store);
+    layers_.emplace_back(symbol, offset + static_cast<std::int64_t>(layers_.size()), config, store);
   }
 }
 

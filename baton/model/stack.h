@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layers of a pattern, one after the other.
+// The layers of a pattern, or of a part of it, one after the other.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,16 @@ struct StackOutput {
 
 class Stack {
  public:
-  /// `symbols` holds one letter a layer, as pattern parsing leaves it.
-  Stack(const std::string& symbols, const nn::LayerConfig& config, nn::ParameterStore& store);
+  /// `symbols` holds one letter a layer, as pattern parsing leaves it. `offset` is the number of
+  /// layers before them in the model, so that theirs have the same names wherever they are.
+  Stack(
+      const std::string& symbols,
+      const nn::LayerConfig& config,
+      nn::ParameterStore& store,
+      std::int64_t offset = 0);
 
-  /// `taps` lists layer indexes, rising, whose outputs come back beside the last one.
+  /// `taps` lists layer indexes within the stack, rising, whose outputs come back beside the last
+  /// one.
   StackOutput forward(
       at::Tensor hidden_TD,
       const nn::StepContext& context,

@@ -13,6 +13,7 @@ struct ParallelConfig {
   std::int64_t cp = 1;
   std::int64_t tp = 1;
   std::int64_t pp = 1;
+  std::int64_t virtual_stages = 1;
   std::string context = "baton";
   std::string attention = "gather";
   std::int64_t timeout = 600;
@@ -24,6 +25,13 @@ struct ParallelConfig {
     v.field("cp", cp, "ranks that share the tokens of a microbatch (context parallelism)", ranks);
     v.field("tp", tp, "ranks that share each matrix (tensor parallelism)", ranks);
     v.field("pp", pp, "ranks that share the layers (pipeline)", ranks);
+    v.field(
+        "virtual_stages",
+        virtual_stages,
+        "parts of the layers that each pp rank holds; several make the pipeline's idle time "
+        "shorter "
+        "and its messages more",
+        Range{1.0, 1024.0});
     v.field(
         "context",
         context,

@@ -50,6 +50,36 @@ GroupPlan plan_group(
   return plan;
 }
 
+struct LinkPlan {
+  Group PipelineLinks::*link;
+  GroupPlan group;
+};
+
+/// This rank's links, in an order in which no ranks of a ring wait for each other: by the rank from
+/// which activations come.
+std::vector<LinkPlan> plan_links(const GroupPlan& pipeline) {
+  std::vector<LinkPlan> links;
+  const auto add = [&](Group PipelineLinks::*link, const std::string& what, int from, int place) {
+    const std::string name = "pp " + what;
+    links.push_back(
+        {link,
+         {.name = name + "/" + pipeline.name + "/" + std::to_string(from),
+          .axis = name,
+          .rank = place,
+          .size = 2}});
+  };
+  for (int from = 0; pipeline.size > 1 && from < pipeline.size; ++from) {
+    if (from == pipeline.rank) {
+      add(&PipelineLinks::activations_out, "activations", from, 0);
+      add(&PipelineLinks::gradients_in, "gradients", from, 1);
+    } else if ((from + 1) % pipeline.size == pipeline.rank) {
+      add(&PipelineLinks::activations_in, "activations", from, 1);
+      add(&PipelineLinks::gradients_out, "gradients", from, 0);
+    }
+  }
+  return links;
+}
+
 std::vector<std::uint8_t> bytes_of(const std::string& text) {
   return {text.begin(), text.end()};
 }
@@ -147,8 +177,8 @@ Mesh::Mesh(
     return;
   }
   watch_ = std::make_shared<Watch>(store, rank, shape.size(), timeout);
-  const auto make = [&](const std::vector<Axis>& varies, const std::string& axis) {
-    const GroupPlan plan = plan_group(shape, rank, varies, axis);
+  const auto connect = [&](const GroupPlan& plan) {
+    const std::string& axis = plan.axis;
     if (plan.size == 1) {
       return Group();
     }
@@ -177,11 +207,18 @@ Mesh::Mesh(
       throw RunError(describe(text.substr(0, text.find('\n'))) + watch_->find_cause());
     }
   };
+  const auto make = [&](const std::vector<Axis>& varies, const std::string& axis) {
+    return connect(plan_group(shape, rank, varies, axis));
+  };
   for (const Axis axis : kAxes) {
     groups_[static_cast<std::size_t>(axis)] = make({axis}, axis_name(axis));
   }
   replicas_ = make({Axis::kContext, Axis::kData}, "dp x cp");
   all_ = make({kAxes.begin(), kAxes.end()}, "all");
+  const GroupPlan pipeline = plan_group(shape, rank, {Axis::kPipeline}, "pp");
+  for (const LinkPlan& link : plan_links(pipeline)) {
+    pipeline_links_.*link.link = connect(link.group);
+  }
 }
 
 void Mesh::check_same(const std::string& what, const std::string& text) const {

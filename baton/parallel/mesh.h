@@ -19,6 +19,16 @@ namespace baton::parallel {
 
 class Watch;
 
+/// Ways of one direction between neighbours of a pipeline's ring, each a group of two in which
+/// rank 0 sends and rank 1 receives. Apart from each other, so that a message that is waited for
+/// never holds up another. All alone where there is one pipeline rank.
+struct PipelineLinks {
+  Group activations_in;  ///< from the rank before, to rank 0 from the last one
+  Group activations_out; ///< to the rank behind
+  Group gradients_in;    ///< from the rank behind
+  Group gradients_out;   ///< to the rank before
+};
+
 /// From the fastest to the slowest: neighbouring ranks share a matrix.
 enum class Axis { kTensor, kContext, kData, kPipeline };
 inline constexpr std::array<Axis, 4> kAxes{
@@ -69,6 +79,7 @@ class Mesh {
   /// Ranks that hold the same parameters: those of dp and cp together, cp faster.
   const Group& replicas() const { return replicas_; }
   const Group& all() const { return all_; }
+  const PipelineLinks& pipeline_links() const { return pipeline_links_; }
 
   /// Throws `Error` on every rank, naming the first that differs, unless all give the same text for
   /// `what`, such as the program's version.
@@ -86,6 +97,7 @@ class Mesh {
   std::array<Group, 4> groups_;
   Group replicas_;
   Group all_;
+  PipelineLinks pipeline_links_;
 };
 
 } // namespace baton::parallel
