@@ -16,6 +16,7 @@ void add_generate_command(CLI::App& app);   ///< baton generate
 void add_kernels_command(CLI::App& app);    ///< baton kernels
 void add_logits_command(CLI::App& app);     ///< baton logits
 void add_pattern_command(CLI::App& app);    ///< baton pattern
+void add_plan_command(CLI::App& app);       ///< baton plan
 void add_reference_command(CLI::App& app);  ///< baton reference
 void add_tokenize_command(CLI::App& app);   ///< baton tokenize
 void add_train_command(CLI::App& app);      ///< baton train

@@ -120,6 +120,7 @@ int run(int argc, char** argv) {
   baton::add_convert_command(app);
   baton::add_doctor_command(app);
   baton::add_kernels_command(app);
+  baton::add_plan_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/gpu_info.h"
+
+#include "baton/base/error.h"
+#include "baton/base/nearest.h"
+
+namespace baton::train {
+namespace {
+
+constexpr double kTera = 1e12;
+constexpr double kGiga = 1e9;
+constexpr double kMebibyte = 1024.0 * 1024.0;
+
+// Measured ones are from docs/benchmarks/2026-11-25-h100.md, one H100 80GB HBM3. Nothing there was
+// measured over several nodes: the wires' rates are data sheets' times the share that collectives
+// usually reach of them.
+GpuInfo h100() {
+  return {
+      .name = "h100",
+      .memory = 81559 * kMebibyte, // what nvidia-smi reports
+      .peak = 989 * kTera,         // H100 SXM data sheet
+      .processors = 132,
+      .product = 740 * kTera,            // 0.95 of 8192 x 8192 x 8192 measured alone, 779
+      .fp32_product = 50 * kTera,        // data sheet: 67
+      .passes = 2.6e12,                  // the median of norms, gates, activations, convolution
+      .update = 2.97e12,                 // adamw_, bf16, fp32 master and moments
+      .scan = 357 * kTera,               // ssd forward, b4 L4096 H64: 0.1685 ms
+      .scan_sparse = 215 * kTera,        // b1 L8192 H128 uncut: 0.264 ms; b1 L65536 H64: 1.179 ms
+      .scan_backward = 108 * kTera,      // b1 L8192 H128: 1.733 ms, b4 L4096 H64: 1.477 ms
+      .sweep_share = 0.45,               // ssd_state over ssd, b1 L65536 H64: 0.5321 over 1.179 ms
+      .attention = 270 * kTera,          // b2 L4096 and b1 L8192: 267, 274
+      .attention_backward = 240 * kTera, // the same: 231, 253
+      .host_per_layer = 0.9e-3,          // a small model's step, 9 layers, 2 microbatches: 16.8 ms
+      .runtime = 1024 * kMebibyte,       // assumed
+      .group_runtime = 384 * kMebibyte,  // assumed
+      .slack = 0.03,                     // assumed
+      .gpus_per_node = 8,
+      // NVLink 4: 450 GB/s each way by the data sheet; NCCL reaches about 0.8 of it.
+      .nvlink = {.bytes_per_second = 360 * kGiga, .latency = 10e-6},
+      // One 400 Gb/s adapter a GPU, as in a DGX H100; 0.85 of it.
+      .network = {.bytes_per_second = 42 * kGiga, .latency = 20e-6}};
+}
+
+// The same chip beside larger and faster memory: 4.8 instead of 3.35 TB/s by the data sheets.
+GpuInfo h200() {
+  GpuInfo gpu = h100();
+  constexpr double kMemoryRatio = 4.8 / 3.35;
+  gpu.name = "h200";
+  gpu.memory = 143771 * kMebibyte; // what nvidia-smi reports
+  gpu.passes *= kMemoryRatio;
+  gpu.update *= kMemoryRatio;
+  return gpu;
+}
+
+} // namespace
+
+const std::vector<GpuInfo>& known_gpus() {
+  static const std::vector<GpuInfo> gpus{h100(), h200()};
+  return gpus;
+}
+
+const GpuInfo& find_gpu(const std::string& name) {
+  std::vector<std::string> names;
+  std::string listed;
+  for (const GpuInfo& gpu : known_gpus()) {
+    if (gpu.name == name) {
+      return gpu;
+    }
+    names.push_back(gpu.name);
+    listed += (listed.empty() ? "" : ", ") + gpu.name;
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw Error(
+      "unknown GPU '" + name + "'" + (nearest.empty() ? "" : ", did you mean '" + nearest + "'?") +
+      "; known: " + listed);
+}
+
+} // namespace baton::train

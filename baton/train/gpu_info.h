@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a plan knows of a kind of GPU and of the wires between them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace baton::train {
+
+/// What one GPU can send at once while it receives as much.
+struct LinkInfo {
+  double bytes_per_second = 0.0;
+  double latency = 0.0; ///< seconds of a message without bytes
+};
+
+/// Rates are those that a training step reaches, not those of a data sheet, except `peak`. All
+/// constants of the predictions stand here; gpu_info.cpp says where each is from.
+struct GpuInfo {
+  std::string name;
+  double memory = 0.0; ///< bytes
+  double peak = 0.0;   ///< dense bf16 operations a second of the data sheet: what utilisation is of
+  int processors = 0;  ///< multiprocessors, over which the tiles of a product are spread
+  double product = 0.0;       ///< bf16 operations a second of a product that fills all of them
+  double fp32_product = 0.0;  ///< the same in fp32, without TF32
+  double passes = 0.0;        ///< bytes a second of kernels that read and write each value once
+  double update = 0.0;        ///< the same of the optimizer
+  double scan = 0.0;          ///< operations a second with two blocks a multiprocessor
+  double scan_sparse = 0.0;   ///< with fewer blocks
+  double scan_backward = 0.0; ///< of three times the forward's operations
+  double sweep_share = 0.0;   ///< `ssd_state` over the whole scan, in time
+  double attention = 0.0;     ///< operations a second
+  double attention_backward = 0.0; ///< of 2.5 times the forward's operations
+  double host_per_layer = 0.0;     ///< seconds that the host needs to launch both passes of a layer
+  double runtime = 0.0;            ///< bytes of driver, libraries and their workspaces
+  double group_runtime = 0.0;      ///< bytes of NCCL's buffers, for each axis with several ranks
+  double slack = 0.0;              ///< share of activations that the allocator loses to gaps
+  int gpus_per_node = 0;
+  LinkInfo nvlink;  ///< inside of a node
+  LinkInfo network; ///< beyond, for each GPU
+};
+
+/// All that are known, in the order in which they are listed to people.
+const std::vector<GpuInfo>& known_gpus();
+
+/// Throws `Error` that names the known ones, and the nearest, for another name.
+const GpuInfo& find_gpu(const std::string& name);
+
+} // namespace baton::train

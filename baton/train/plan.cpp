@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/train/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "baton/base/error.h"
+#include "baton/train/step_model.h"
+
+namespace baton::train {
+namespace {
+
+std::string multiple_rule(
+    const std::string& key,
+    std::int64_t value,
+    const std::string& axis,
+    std::int64_t ranks) {
+  return value % ranks == 0 ? ""
+                            : axis + " " + std::to_string(ranks) + " does not divide " + key +
+                                  " (" + std::to_string(value) + ")";
+}
+
+std::string first_of(std::initializer_list<std::string> reasons) {
+  for (const std::string& reason : reasons) {
+    if (!reason.empty()) {
+      return reason;
+    }
+  }
+  return "";
+}
+
+std::string tensor_refusal(const model::ModelConfig& model, std::int64_t tp) {
+  const auto rule = [&](const std::string& key, std::int64_t value) {
+    return multiple_rule(key, value, "tp", tp);
+  };
+  const auto has = [&](char symbol) { return model.pattern.find(symbol) != std::string::npos; };
+  const nn::Mamba2Config& mamba = model.mamba;
+  return first_of(
+      {rule("model.vocabulary", model.vocabulary),
+       has('M') ? first_of(
+                      {rule("model.mamba.num_heads", mamba.num_heads),
+                       rule("model.mamba.num_groups", mamba.num_groups),
+                       rule("model.mamba.norm_groups", mamba.norm_group_count())})
+                : "",
+       has('*') ? first_of(
+                      {rule("model.attention.num_heads", model.attention.num_heads),
+                       rule("model.attention.num_kv_heads", model.attention.num_kv_heads)})
+                : "",
+       has('-') ? rule("model.mlp.hidden", model.mlp.hidden) : ""});
+}
+
+/// The rules of all_to_all, of which the other strategies have none.
+std::string heads_refusal(const model::ModelConfig& model, const PlanMesh& mesh) {
+  const auto rule = [&](const std::string& what, std::int64_t heads, std::int64_t groups) {
+    heads /= mesh.tp;
+    groups = std::max<std::int64_t>(1, groups / mesh.tp);
+    const bool fits = heads % mesh.cp == 0 && (groups % mesh.cp == 0 || mesh.cp % groups == 0);
+    return fits ? "" : "all_to_all: cp " + std::to_string(mesh.cp) + " does not divide " + what;
+  };
+  const auto has = [&](char symbol) { return model.pattern.find(symbol) != std::string::npos; };
+  const nn::Mamba2Config& mamba = model.mamba;
+  const nn::AttentionConfig& attention = model.attention;
+  return first_of(
+      {has('M') ? rule("model.mamba's heads and groups", mamba.num_heads, mamba.num_groups) : "",
+       has('*') ? rule("model.attention's heads", attention.num_heads, attention.num_kv_heads)
+                : ""});
+}
+
+std::string
+pipeline_refusal(const Workload& workload, const PlanMesh& mesh, std::int64_t microbatches) {
+  if (mesh.virtual_stages > 1 && (mesh.pp == 1 || microbatches % mesh.pp != 0)) {
+    return "virtual stages want microbatches in multiples of pp: " + std::to_string(microbatches) +
+           " vs " + std::to_string(mesh.pp);
+  }
+  try {
+    const auto stages = stages_of(model::parse_pattern(workload.model.pattern), mesh);
+    for (const model::PipelineStage& stage : stages) {
+      if (stage.layers.empty()) {
+        return "pp " + std::to_string(mesh.pp) + " leaves a stage without layers";
+      }
+    }
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+} // namespace
+
+std::string PlanMesh::text() const {
+  std::string text = "pp " + std::to_string(pp);
+  if (virtual_stages > 1) {
+    text += " x " + std::to_string(virtual_stages);
+  }
+  text += ", dp " + std::to_string(dp) + ", cp " + std::to_string(cp);
+  if (cp > 1) {
+    const bool heads = rules.strategy == parallel::ContextStrategy::kAllToAll;
+    const bool ring = rules.keys == parallel::KeyExchange::kRing;
+    text += heads ? " (all_to_all)" : ring ? " (baton, ring)" : " (baton, gather)";
+  }
+  return text + ", tp " + std::to_string(tp);
+}
+
+std::vector<model::PipelineStage> stages_of(
+    const model::LayerPattern& pattern,
+    const PlanMesh& mesh) {
+  model::PipelineSplit split;
+  split.ranks = mesh.pp;
+  split.virtual_stages = mesh.virtual_stages;
+  return model::split_pipeline(pattern, split);
+}
+
+const char* part_name(TimePart part) {
+  static constexpr std::array<const char*, kTimeParts> kNames{
+      "matrix products",
+      "scan",
+      "attention",
+      "passes over memory",
+      "launches",
+      "update",
+      "tensor parallel traffic",
+      "context parallel traffic",
+      "gradients and parameters",
+      "pipeline"};
+  return kNames[static_cast<std::size_t>(part)];
+}
+
+TimePlan& TimePlan::add(const TimePlan& other, double factor) {
+  for (std::size_t i = 0; i < kTimeParts; ++i) {
+    parts[i] += factor * other.parts[i];
+  }
+  return *this;
+}
+
+double TimePlan::total() const {
+  return std::accumulate(parts.begin(), parts.end(), 0.0);
+}
+
+TimePart TimePlan::longest() const {
+  return static_cast<TimePart>(std::max_element(parts.begin(), parts.end()) - parts.begin());
+}
+
+std::string refusal(const Workload& workload, const PlanMesh& mesh) {
+  const std::int64_t at_once = workload.tokens_per_microbatch * mesh.dp;
+  if (workload.tokens_per_step % at_once != 0) {
+    return "dp " + std::to_string(mesh.dp) + " does not divide the microbatches of a step (" +
+           std::to_string(workload.tokens_per_step / workload.tokens_per_microbatch) + ")";
+  }
+  if (workload.tokens_per_microbatch < 2 * mesh.cp * mesh.tp) {
+    return "a microbatch of " + std::to_string(workload.tokens_per_microbatch) +
+           " tokens is too short for cp " + std::to_string(mesh.cp) + " and tp " +
+           std::to_string(mesh.tp);
+  }
+  const bool by_heads = mesh.cp > 1 && mesh.rules.strategy == parallel::ContextStrategy::kAllToAll;
+  return first_of(
+      {tensor_refusal(workload.model, mesh.tp),
+       by_heads ? heads_refusal(workload.model, mesh) : "",
+       pipeline_refusal(workload, mesh, workload.tokens_per_step / at_once)});
+}
+
+Plan make_plan(
+    const Workload& workload,
+    const ModelValues& values,
+    const PlanMesh& mesh,
+    const GpuInfo& gpu) {
+  if (const std::string reason = refusal(workload, mesh); !reason.empty()) {
+    throw Error(mesh.text() + ": " + reason);
+  }
+  const StepModel step(workload, values, mesh, gpu);
+  Plan plan;
+  plan.mesh = mesh;
+  plan.microbatches = step.microbatches();
+  for (std::int64_t rank = 0; rank < mesh.pp; ++rank) {
+    const MemoryPlan memory = step.memory(rank);
+    if (rank == 0 || memory.total() > plan.memory.total()) {
+      plan.memory = memory;
+      plan.fullest_stage = rank;
+    }
+  }
+  plan.fits = plan.memory.total() <= gpu.memory;
+  const std::int64_t busiest = step.slowest_rank();
+  plan.operations = step.operations(busiest);
+  plan.traffic = step.traffic(busiest);
+  plan.bubble = step.bubble();
+  plan.time = step.time(busiest);
+  const auto tokens = static_cast<double>(workload.tokens_per_step);
+  plan.tokens_per_second = tokens / plan.time.total();
+  plan.utilisation = operations_per_token(workload) * plan.tokens_per_second /
+                     (gpu.peak * static_cast<double>(mesh.gpus()));
+  return plan;
+}
+
+} // namespace baton::train

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Predictions for meshes: counts against the model, and what must hold between meshes.
+#include "baton/train/plan.h"
+
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "baton/base/error.h"
+#include "baton/model/hybrid_model.h"
+#include "baton/model/pattern.h"
+#include "baton/train/plan_search.h"
+#include "baton/train/step_model.h"
+
+namespace baton::train {
+namespace {
+
+using parallel::Axis;
+
+model::ModelConfig config_2b() {
+  model::ModelConfig config;
+  config.pattern = "M-M-M-M*-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-";
+  config.width = 2048;
+  config.vocabulary = 131072;
+  config.dtype = "bf16";
+  config.mamba.num_heads = 64;
+  config.mamba.num_groups = 8;
+  config.attention.num_heads = 16;
+  config.attention.num_kv_heads = 8;
+  config.attention.head_dim = 128;
+  config.mlp.hidden = 8192;
+  return config;
+}
+
+Workload workload_2b(std::int64_t tokens_per_step = 1 << 20) {
+  return {
+      .model = config_2b(),
+      .optimizer = {},
+      .tokens_per_step = tokens_per_step,
+      .tokens_per_microbatch = 8192,
+      .document = 8192};
+}
+
+ModelValues values_of(const model::ModelConfig& config) {
+  const model::HybridModel model(config);
+  return count_values(model.parameters(), model::parse_pattern(config.pattern).num_layers());
+}
+
+Plan plan_of(const Workload& workload, const PlanMesh& mesh) {
+  return make_plan(workload, values_of(workload.model), mesh, find_gpu("h100"));
+}
+
+TEST(Plan, ValuesAreThoseOfTheParameterStore) {
+  for (const bool tied : {false, true}) {
+    model::ModelConfig config = config_2b();
+    config.tied = tied;
+    const model::HybridModel model(config);
+    EXPECT_EQ(values_of(config).total(), static_cast<double>(model.parameters().num_values()));
+  }
+}
+
+TEST(Plan, ValuesOfALayerAreThoseCountedByHand) {
+  const ModelValues values = values_of(config_2b());
+  // in_proj to z, x, B, C, dt; taps and biases of x, B, C; gated norm; out_proj.
+  EXPECT_EQ(
+      values.layers[0].cut, 2048 * (2 * 4096 + 2 * 1024 + 64) + 6144 * 5 + 4096 + 4096 * 2048);
+  EXPECT_EQ(values.layers[0].cut_fp32, 3 * 64); // A_log, D, dt_bias
+  EXPECT_EQ(values.layers[0].whole, 2048);      // the layer's norm
+  EXPECT_EQ(values.layers[1].cut, 2.0 * 2048 * 8192);
+  EXPECT_EQ(values.embedding.cut, 131072.0 * 2048);
+}
+
+TEST(Plan, StaticMemoryOfOneRankIsThatOfTheRecipe) {
+  const Workload one_microbatch = workload_2b(8192);
+  const double values = values_of(one_microbatch.model).total();
+  // bf16 weights and gradients, fp32 moments and masters; a few heads' values are fp32 always.
+  const MemoryPlan memory = plan_of(one_microbatch, {}).memory;
+  const double all = memory.weights + memory.gradients + memory.optimizer;
+  EXPECT_NEAR(all / (16.0 * values), 1.0, 1e-4);
+  // Several microbatches are added up in fp32.
+  EXPECT_NEAR(plan_of(workload_2b(), {}).memory.gradients / (4.0 * values), 1.0, 1e-4);
+}
+
+TEST(Plan, ReplicasShareTheOptimizer) {
+  const Workload workload = workload_2b();
+  const MemoryPlan one = plan_of(workload, {}).memory;
+  const MemoryPlan eight = plan_of(workload, {.dp = 4, .cp = 2}).memory;
+  EXPECT_NEAR(eight.optimizer, one.optimizer / 8, 1.0);
+  EXPECT_EQ(eight.weights, one.weights);
+}
+
+TEST(Plan, ThePipelinesFirstRankHoldsMostMicrobatches) {
+  const Workload workload = workload_2b();
+  const ModelValues values = values_of(workload.model);
+  const PlanMesh mesh{.pp = 2};
+  const StepModel step(workload, values, mesh, find_gpu("h100"));
+  const PlanMesh short_mesh{.pp = 2, .dp = 128};
+  const StepModel one_microbatch(workload, values, short_mesh, find_gpu("h100"));
+  EXPECT_EQ(step.memory(0).activations, 2 * one_microbatch.memory(0).activations);
+  EXPECT_EQ(step.memory(1).activations, one_microbatch.memory(1).activations);
+  EXPECT_DOUBLE_EQ(step.bubble(), 1.0 / 129);
+  EXPECT_DOUBLE_EQ(one_microbatch.bubble(), 0.5);
+}
+
+TEST(Plan, TrafficIsThatOfTheFormulas) {
+  const Workload workload = workload_2b();
+  const double values = values_of(workload.model).total();
+  const Plan plan = plan_of(workload, {.dp = 4});
+  ASSERT_EQ(plan.traffic.size(), 1U);
+  EXPECT_EQ(plan.traffic[0].axis, Axis::kData);
+  EXPECT_FALSE(plan.traffic[0].network);
+  EXPECT_NEAR(plan.traffic[0].bytes / (0.75 * 6 * values), 1.0, 1e-4);
+  EXPECT_TRUE(plan_of(workload, {.dp = 16}).traffic[0].network);
+  // Ranks of tp are neighbours: they stay inside of a node.
+  const Plan both = plan_of(workload, {.dp = 4, .tp = 8});
+  ASSERT_EQ(both.traffic.size(), 2U);
+  EXPECT_FALSE(both.traffic[0].network);
+  EXPECT_TRUE(both.traffic[1].network);
+  // 5 exchanges a layer, 2 of the embedding, 3 of the head, 7/8 of each, for 32 microbatches.
+  EXPECT_DOUBLE_EQ(
+      both.traffic[0].bytes,
+      32 * (5.0 * static_cast<double>(workload.model.pattern.size()) + 5) * 7 / 8 * 8192 * 2048 *
+          2);
+}
+
+TEST(Plan, UtilisationIsTheModelsOperationsOverPeak) {
+  const Workload workload = workload_2b();
+  const Plan plan = plan_of(workload, {.dp = 2});
+  EXPECT_DOUBLE_EQ(
+      plan.utilisation,
+      operations_per_token(workload) * (1 << 20) / plan.time.total() / (2 * 989e12));
+  // Every part of the time is counted once.
+  EXPECT_DOUBLE_EQ(plan.tokens_per_second, (1 << 20) / plan.time.total());
+  // Most operations are products with the matrices that are no lookup: 6 a value.
+  const ModelValues values = values_of(workload.model);
+  const double matrices = values.total() - values.embedding.total();
+  EXPECT_GT(operations_per_token(workload), 6 * matrices);
+  EXPECT_LT(operations_per_token(workload), 7.5 * matrices);
+}
+
+TEST(Plan, RefusesWhatDoesNotDivide) {
+  const Workload workload = workload_2b();
+  EXPECT_EQ(refusal(workload, {.dp = 4, .cp = 3}), "");
+  EXPECT_NE(refusal(workload, {.dp = 3}).find("dp 3 does not divide"), std::string::npos);
+  EXPECT_NE(refusal(workload, {.tp = 16}).find("num_groups (8)"), std::string::npos);
+  EXPECT_NE(refusal(workload, {.pp = 7}), "");
+  const PlanMesh heads{.cp = 3, .rules = {.strategy = parallel::ContextStrategy::kAllToAll}};
+  EXPECT_NE(refusal(workload, heads).find("all_to_all"), std::string::npos);
+  EXPECT_THROW(plan_of(workload, {.dp = 3}), Error);
+}
+
+TEST(PlanSearch, FindsEveryGridOnceAndSortsThem) {
+  const Workload workload = workload_2b();
+  const PlanSearch search =
+      search_meshes(workload, values_of(workload.model), 8, {}, find_gpu("h100"));
+  // Four axes whose powers of two add up to three.
+  EXPECT_EQ(search.fitting.size() + search.too_large.size() + search.refused.size(), 20U);
+  for (std::size_t i = 1; i < search.fitting.size(); ++i) {
+    EXPECT_LE(search.fitting[i - 1].time.total(), search.fitting[i].time.total());
+    EXPECT_TRUE(search.fitting[i].fits);
+    EXPECT_EQ(search.fitting[i].mesh.gpus(), 8);
+  }
+}
+
+TEST(PlanSearch, KeepsToWishes) {
+  const Workload workload = workload_2b();
+  const ModelValues values = values_of(workload.model);
+  const auto strategy = parallel::ContextStrategy::kAllToAll;
+  const PlanSearch search = search_meshes(
+      workload, values, 8, {.cp = 2, .tp = 2, .strategy = strategy}, find_gpu("h100"));
+  ASSERT_FALSE(search.fitting.empty());
+  for (const Plan& plan : search.fitting) {
+    EXPECT_EQ(plan.mesh.cp, 2);
+    EXPECT_EQ(plan.mesh.tp, 2);
+    EXPECT_EQ(plan.mesh.rules.strategy, strategy);
+  }
+  EXPECT_THROW(search_meshes(workload, values, 8, {.cp = 3}, find_gpu("h100")), Error);
+}
+
+TEST(PlanSearch, AModelTooLargeForOneGpuIsDivided) {
+  Workload workload = workload_2b();
+  workload.model.width = 8192;
+  const ModelValues values = values_of(workload.model);
+  const GpuInfo& gpu = find_gpu("h100");
+  const PlanSearch one = search_meshes(workload, values, 1, {}, gpu);
+  EXPECT_TRUE(one.fitting.empty());
+  ASSERT_EQ(one.too_large.size(), 1U);
+  EXPECT_GT(one.too_large[0].memory.total(), gpu.memory);
+  EXPECT_FALSE(search_meshes(workload, values, 64, {}, gpu).fitting.empty());
+}
+
+TEST(GpuInfo, AnUnknownNameIsAnsweredWithTheNearest) {
+  EXPECT_EQ(find_gpu("h100").gpus_per_node, 8);
+  try {
+    find_gpu("h10");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(
+        std::string(error.what()), "unknown GPU 'h10', did you mean 'h100'?; known: h100, h200");
+  }
+}
+
+} // namespace
+} // namespace baton::train
