@@ -31,20 +31,38 @@ struct PlanArguments {
   train::MeshWishes wishes;
   std::optional<std::string> context;
   std::optional<std::string> attention;
+  bool recipe_mesh = false;
   std::int64_t document = 0;
   std::size_t meshes = 5;
   bool json = false;
 };
 
-train::MeshWishes wishes_of(const PlanArguments& arguments) {
+parallel::ContextStrategy strategy_of(const std::string& text) {
+  return text == "baton" ? parallel::ContextStrategy::kBaton : parallel::ContextStrategy::kAllToAll;
+}
+
+parallel::KeyExchange keys_of(const std::string& text) {
+  return text == "ring" ? parallel::KeyExchange::kRing : parallel::KeyExchange::kGather;
+}
+
+/// What options say, and then, where that is asked for, the recipe.
+train::MeshWishes wishes_of(
+    const PlanArguments& arguments,
+    const parallel::ParallelConfig& recipe) {
   train::MeshWishes wishes = arguments.wishes;
   if (arguments.context) {
-    wishes.strategy = *arguments.context == "baton" ? parallel::ContextStrategy::kBaton
-                                                    : parallel::ContextStrategy::kAllToAll;
+    wishes.strategy = strategy_of(*arguments.context);
   }
   if (arguments.attention) {
-    wishes.keys = *arguments.attention == "ring" ? parallel::KeyExchange::kRing
-                                                 : parallel::KeyExchange::kGather;
+    wishes.keys = keys_of(*arguments.attention);
+  }
+  if (arguments.recipe_mesh) {
+    wishes.pp = wishes.pp.value_or(recipe.pp);
+    wishes.cp = wishes.cp.value_or(recipe.cp);
+    wishes.tp = wishes.tp.value_or(recipe.tp);
+    wishes.virtual_stages = wishes.virtual_stages.value_or(recipe.virtual_stages);
+    wishes.strategy = wishes.strategy.value_or(strategy_of(recipe.context));
+    wishes.keys = wishes.keys.value_or(keys_of(recipe.attention));
   }
   return wishes;
 }
@@ -75,6 +93,7 @@ PlanFindings find_plans(
     const PlanArguments& arguments,
     const train::Workload& workload,
     const train::ModelValues& values,
+    const train::MeshWishes& wishes,
     std::int64_t gpus) {
   PlanFindings findings{
       .recipe = arguments.recipe,
@@ -83,8 +102,7 @@ PlanFindings find_plans(
       .workload = workload,
       .parameters = values.total(),
       .search = {}};
-  findings.search =
-      train::search_meshes(workload, values, gpus, wishes_of(arguments), findings.gpu);
+  findings.search = train::search_meshes(workload, values, gpus, wishes, findings.gpu);
   const train::PlanSearch& search = findings.search;
   if (search.fitting.empty() && search.too_large.empty()) {
     const train::RefusedMesh& refused = search.refused.front();
@@ -102,9 +120,10 @@ void run_plan(const PlanArguments& arguments) {
   const model::HybridModel model(workload.model);
   const train::ModelValues values = train::count_values(
       model.parameters(), model::parse_pattern(workload.model.pattern).num_layers());
+  const train::MeshWishes wishes = wishes_of(arguments, recipe.parallel);
   std::vector<PlanFindings> all;
   for (const std::int64_t gpus : arguments.gpus) {
-    all.push_back(find_plans(arguments, workload, values, gpus));
+    all.push_back(find_plans(arguments, workload, values, wishes, gpus));
   }
   if (arguments.json) {
     nlohmann::ordered_json json = nlohmann::ordered_json::array();
@@ -128,6 +147,8 @@ void add_mesh_options(CLI::App& command, PlanArguments& arguments) {
   add("--cp", arguments.wishes.cp, "ranks that share the tokens of a microbatch");
   add("--tp", arguments.wishes.tp, "ranks that share each matrix");
   add("--virtual-stages", arguments.wishes.virtual_stages, "parts of the layers of a pp rank");
+  command.add_flag(
+      "--recipe-mesh", arguments.recipe_mesh, "the recipe's parallel section settles what is not");
   command.add_option("--context", arguments.context, "how cp ranks share a mixer")
       ->check(CLI::IsMember({"baton", "all_to_all"}));
   command.add_option("--attention", arguments.attention, "how cp ranks share attention")

@@ -39,6 +39,11 @@ struct Sizes {
   double T;       ///< tokens of a rank inside of layers
   double between; ///< tokens of a rank between layers
 
+  /// Groups of a rank, or heads of keys; neighbours hold the same one where there are fewer.
+  double shared_heads(std::int64_t all) const {
+    return std::max(1.0, static_cast<double>(all) / tp);
+  }
+
   double of_others(double ranks) const { return (ranks - 1.0) / ranks; }
 
   Messages hidden_exchanges(double count) const {
@@ -82,23 +87,23 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
   const double H = static_cast<double>(config.num_heads) / s.tp;
   const auto P = static_cast<double>(config.head_dim);
   const auto N = static_cast<double>(config.state_size);
-  const double I = H * P;
-  const double C = I + 2.0 * static_cast<double>(config.num_groups) * N / s.tp;
+  const double inner = H * P;
+  const double C = inner + 2.0 * s.shared_heads(config.num_groups) * N;
   const double e = s.element;
   const bool shared = s.cp > 1.0;
   const bool by_baton = shared && share.rules.strategy == ContextStrategy::kBaton;
 
-  LayerCosts costs = frame_costs(s, I + C + H, I);
-  costs.kept += e * s.T * ((I + C + H) + C + 2.0 * I);
+  LayerCosts costs = frame_costs(s, inner + C + H, inner);
+  costs.kept += e * s.T * ((inner + C + H) + C + 2.0 * inner);
   // Gradients of y, z, the gated norm's output, x, B, C before and behind the convolution, dt, and
   // their join; states into chunks and their gradients.
   costs.transient +=
-      e * s.T * (4.0 * I + 3.0 * C + 2.0 * H) + 2.0 * e * (s.T / kScanChunk) * H * P * N;
+      e * s.T * (4.0 * inner + 3.0 * C + 2.0 * H) + 2.0 * e * (s.T / kScanChunk) * H * P * N;
   costs.scan = s.T * H * (4.0 * N * P + 2.0 * kScanChunk * (N + P));
   const double pieces = s.T / static_cast<double>(share.document);
   costs.scan_blocks = H * std::max(pieces, by_baton ? 2.0 : 1.0);
-  costs.passes += e * s.T * (2.0 * C + 3.0 * I);
-  costs.passes_backward += e * s.T * (9.0 * C + 7.0 * I + 4.0 * H);
+  costs.passes += e * s.T * (2.0 * C + 3.0 * inner);
+  costs.passes_backward += e * s.T * (9.0 * C + 7.0 * inner + 4.0 * H);
   if (by_baton) {
     const double tails = 2.0 * static_cast<double>(config.conv_width - 1) * C;
     const double state = kFloatBytes * H * (P * N + 1.0);
@@ -109,9 +114,9 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
         2.0 * (std::ceil(std::log2(s.cp)) + 2.0)};
   } else if (shared) {
     costs.kept += e * s.T * (C + H);
-    costs.passes += e * s.T * 4.0 * (C + H + I);
-    costs.passes_backward += e * s.T * 4.0 * (C + H + I);
-    costs.context = {2.0 * e * s.T * (C + H + I) * s.of_others(s.cp), 4.0};
+    costs.passes += e * s.T * 4.0 * (C + H + inner);
+    costs.passes_backward += e * s.T * 4.0 * (C + H + inner);
+    costs.context = {2.0 * e * s.T * (C + H + inner) * s.of_others(s.cp), 4.0};
   }
   return costs;
 }
@@ -119,9 +124,9 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
 LayerCosts attention_costs(const model::ModelConfig& model, const LayerShare& share) {
   const Sizes s(model, share);
   const nn::AttentionConfig& config = model.attention;
-  const double Hq = static_cast<double>(config.num_heads) / s.tp;
-  const double Q = Hq * static_cast<double>(config.head_dim);
-  const double K = static_cast<double>(config.num_kv_heads * config.head_dim) / s.tp;
+  const double heads = static_cast<double>(config.num_heads) / s.tp;
+  const double Q = heads * static_cast<double>(config.head_dim);
+  const double K = s.shared_heads(config.num_kv_heads) * static_cast<double>(config.head_dim);
   const double e = s.element;
   const double normed = config.query_key_norm ? 1.0 : 0.0;
   const double turned = config.rotary.enabled ? 1.0 : 0.0;
@@ -130,7 +135,7 @@ LayerCosts attention_costs(const model::ModelConfig& model, const LayerShare& sh
   // Three products read the same input, so the gradients of the input are added up.
   costs.products = {{s.T, s.D, Q}, {s.T, s.D, K}, {s.T, s.D, K}, {s.T, Q, s.D}};
   costs.passes_backward += e * s.T * 6.0 * s.D;
-  costs.kept += e * s.T * ((1.0 + normed) * (Q + K) + K + Q) + kFloatBytes * s.T * Hq;
+  costs.kept += e * s.T * ((1.0 + normed) * (Q + K) + K + Q) + kFloatBytes * s.T * heads;
   costs.transient += e * s.T * (3.0 * Q + 4.0 * K);
   costs.attention = 2.0 * Q * s.T * (static_cast<double>(share.document) + 1.0);
   costs.passes += e * s.T * 2.0 * (normed + turned) * (Q + K);
@@ -157,13 +162,13 @@ LayerCosts attention_costs(const model::ModelConfig& model, const LayerShare& sh
 
 LayerCosts mlp_costs(const model::ModelConfig& model, const LayerShare& share) {
   const Sizes s(model, share);
-  const double F = static_cast<double>(model.mlp.hidden) / s.tp;
-  const double U = model.mlp.activation == "swiglu" ? 2.0 * F : F;
-  LayerCosts costs = frame_costs(s, U, F);
-  costs.kept += s.element * s.T * (U + F);
-  costs.transient += s.element * s.T * (U + F);
-  costs.passes += s.element * s.T * (U + F);
-  costs.passes_backward += s.element * s.T * (2.0 * U + F);
+  const double hidden = static_cast<double>(model.mlp.hidden) / s.tp;
+  const double up = model.mlp.activation == "swiglu" ? 2.0 * hidden : hidden;
+  LayerCosts costs = frame_costs(s, up, hidden);
+  costs.kept += s.element * s.T * (up + hidden);
+  costs.transient += s.element * s.T * (up + hidden);
+  costs.passes += s.element * s.T * (up + hidden);
+  costs.passes_backward += s.element * s.T * (2.0 * up + hidden);
   return costs;
 }
 
@@ -195,7 +200,9 @@ LayerCosts head_costs(const model::ModelConfig& model, const LayerShare& share) 
   costs.passes = e * 2.0 * s.between * s.D + s.T * V * (2.0 * kFloatBytes + 3.0 * e) +
                  2.0 * kFloatBytes * blocks * V * s.D;
   costs.passes_backward = e * (5.0 * s.between * s.D + 2.0 * V * s.D);
-  costs.tensor = s.hidden_exchanges(3.0);
+  // Hidden states in, their gradient out, and of each token three numbers in fp32.
+  costs.tensor = s.hidden_exchanges(2.0);
+  costs.tensor += {3.0 * kFloatBytes * s.T * (s.tp - 1.0), s.tp > 1.0 ? 3.0 : 0.0};
   return costs;
 }
 

@@ -5,8 +5,8 @@
 // Letters as in docs/architecture.md: D width, I = H P channels of the mixer, G groups, N state, K
 // convolution, C = I + 2 G N its channels, Hq and Hk heads of attention, F the MLP's width, U what
 // its first product makes (F, or 2 F for swiglu), V vocabulary. e is the size of an activation. T
-// is the rank's tokens, the stream's over cp. With tensor parallelism all but D is a share of 1/tp,
-// and tokens between layers are T / tp: those are written T'.
+// is the rank's tokens, the stream's over cp. With tensor parallelism all but D is a share of 1/tp
+// (of G and Hk at least one), and tokens between layers are T / tp: those are written T'.
 #pragma once
 
 #include <cstdint>

@@ -11,16 +11,6 @@
 namespace baton::train {
 namespace {
 
-std::string multiple_rule(
-    const std::string& key,
-    std::int64_t value,
-    const std::string& axis,
-    std::int64_t ranks) {
-  return value % ranks == 0 ? ""
-                            : axis + " " + std::to_string(ranks) + " does not divide " + key +
-                                  " (" + std::to_string(value) + ")";
-}
-
 std::string first_of(std::initializer_list<std::string> reasons) {
   for (const std::string& reason : reasons) {
     if (!reason.empty()) {
@@ -30,41 +20,58 @@ std::string first_of(std::initializer_list<std::string> reasons) {
   return "";
 }
 
-std::string tensor_refusal(const model::ModelConfig& model, std::int64_t tp) {
-  const auto rule = [&](const std::string& key, std::int64_t value) {
-    return multiple_rule(key, value, "tp", tp);
-  };
-  const auto has = [&](char symbol) { return model.pattern.find(symbol) != std::string::npos; };
-  const nn::Mamba2Config& mamba = model.mamba;
-  return first_of(
-      {rule("model.vocabulary", model.vocabulary),
-       has('M') ? first_of(
-                      {rule("model.mamba.num_heads", mamba.num_heads),
-                       rule("model.mamba.num_groups", mamba.num_groups),
-                       rule("model.mamba.norm_groups", mamba.norm_group_count())})
-                : "",
-       has('*') ? first_of(
-                      {rule("model.attention.num_heads", model.attention.num_heads),
-                       rule("model.attention.num_kv_heads", model.attention.num_kv_heads)})
-                : "",
-       has('-') ? rule("model.mlp.hidden", model.mlp.hidden) : ""});
+/// Whether `ranks` can share heads, and the groups of heads: fewer groups are held several times.
+bool shares_heads(std::int64_t heads, std::int64_t groups, std::int64_t ranks) {
+  return heads % ranks == 0 && (groups % ranks == 0 || ranks % groups == 0);
 }
 
-/// The rules of all_to_all, of which the other strategies have none.
-std::string heads_refusal(const model::ModelConfig& model, const PlanMesh& mesh) {
-  const auto rule = [&](const std::string& what, std::int64_t heads, std::int64_t groups) {
-    heads /= mesh.tp;
-    groups = std::max<std::int64_t>(1, groups / mesh.tp);
-    const bool fits = heads % mesh.cp == 0 && (groups % mesh.cp == 0 || mesh.cp % groups == 0);
-    return fits ? "" : "all_to_all: cp " + std::to_string(mesh.cp) + " does not divide " + what;
-  };
+std::string heads_rule(
+    const std::string& axis,
+    std::int64_t ranks,
+    const std::string& section,
+    std::int64_t heads,
+    const std::string& of_groups,
+    std::int64_t groups) {
+  return shares_heads(heads, groups, ranks)
+             ? ""
+             : axis + " " + std::to_string(ranks) + " cannot share " + section + "num_heads (" +
+                   std::to_string(heads) + ") and " + of_groups + " (" + std::to_string(groups) +
+                   ")";
+}
+
+std::string heads_refusal(
+    const model::ModelConfig& model,
+    const std::string& axis,
+    std::int64_t ranks,
+    std::int64_t tp) {
   const auto has = [&](char symbol) { return model.pattern.find(symbol) != std::string::npos; };
+  const auto groups = [&](std::int64_t all) { return std::max<std::int64_t>(1, all / tp); };
   const nn::Mamba2Config& mamba = model.mamba;
   const nn::AttentionConfig& attention = model.attention;
   return first_of(
-      {has('M') ? rule("model.mamba's heads and groups", mamba.num_heads, mamba.num_groups) : "",
-       has('*') ? rule("model.attention's heads", attention.num_heads, attention.num_kv_heads)
+      {has('M') ? heads_rule(
+                      axis,
+                      ranks,
+                      "model.mamba.",
+                      mamba.num_heads / tp,
+                      "num_groups",
+                      groups(mamba.num_groups))
+                : "",
+       has('*') ? heads_rule(
+                      axis,
+                      ranks,
+                      "model.attention.",
+                      attention.num_heads / tp,
+                      "num_kv_heads",
+                      groups(attention.num_kv_heads))
                 : ""});
+}
+
+std::string tensor_refusal(const model::ModelConfig& model, std::int64_t tp) {
+  if (tp > std::min(model.vocabulary, model.mlp.hidden)) {
+    return "tp " + std::to_string(tp) + " exceeds model.vocabulary or model.mlp.hidden";
+  }
+  return heads_refusal(model, "tp", tp, 1);
 }
 
 std::string
@@ -155,7 +162,7 @@ std::string refusal(const Workload& workload, const PlanMesh& mesh) {
   const bool by_heads = mesh.cp > 1 && mesh.rules.strategy == parallel::ContextStrategy::kAllToAll;
   return first_of(
       {tensor_refusal(workload.model, mesh.tp),
-       by_heads ? heads_refusal(workload.model, mesh) : "",
+       by_heads ? heads_refusal(workload.model, "all_to_all: cp", mesh.cp, mesh.tp) : "",
        pipeline_refusal(workload, mesh, workload.tokens_per_step / at_once)});
 }
 

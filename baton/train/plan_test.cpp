@@ -116,11 +116,11 @@ TEST(Plan, TrafficIsThatOfTheFormulas) {
   ASSERT_EQ(both.traffic.size(), 2U);
   EXPECT_FALSE(both.traffic[0].network);
   EXPECT_TRUE(both.traffic[1].network);
-  // 5 exchanges a layer, 2 of the embedding, 3 of the head, 7/8 of each, for 32 microbatches.
+  // 5 exchanges a layer, 2 of the embedding, 2 of the head, 7/8 of each, and three numbers a token
+  // to the others, for 32 microbatches.
+  const double exchanges = 5.0 * static_cast<double>(workload.model.pattern.size()) + 4;
   EXPECT_DOUBLE_EQ(
-      both.traffic[0].bytes,
-      32 * (5.0 * static_cast<double>(workload.model.pattern.size()) + 5) * 7 / 8 * 8192 * 2048 *
-          2);
+      both.traffic[0].bytes, 32 * (exchanges * 7 / 8 * 8192 * 2048 * 2 + 12.0 * 8192 * 7));
 }
 
 TEST(Plan, UtilisationIsTheModelsOperationsOverPeak) {
@@ -142,11 +142,39 @@ TEST(Plan, RefusesWhatDoesNotDivide) {
   const Workload workload = workload_2b();
   EXPECT_EQ(refusal(workload, {.dp = 4, .cp = 3}), "");
   EXPECT_NE(refusal(workload, {.dp = 3}).find("dp 3 does not divide"), std::string::npos);
-  EXPECT_NE(refusal(workload, {.tp = 16}).find("num_groups (8)"), std::string::npos);
+  EXPECT_EQ(refusal(workload, {.tp = 16}), "");
+  EXPECT_NE(refusal(workload, {.tp = 32}).find("num_heads (16)"), std::string::npos);
   EXPECT_NE(refusal(workload, {.pp = 7}), "");
   const PlanMesh heads{.cp = 3, .rules = {.strategy = parallel::ContextStrategy::kAllToAll}};
   EXPECT_NE(refusal(workload, heads).find("all_to_all"), std::string::npos);
   EXPECT_THROW(plan_of(workload, {.dp = 3}), Error);
+}
+
+// Rows of docs/benchmarks/2026-11-25-h100.md that no constant was taken from.
+TEST(Plan, TimeOfTheLossIsNearWhatWasMeasured) {
+  struct Row {
+    std::int64_t tokens, width, vocabulary;
+    double seconds;
+  };
+  constexpr double kTolerance = 0.25;
+  for (const Row& row : {Row{8192, 2048, 131072, 23.25e-3}, Row{16384, 1024, 32000, 6.404e-3}}) {
+    model::ModelConfig config = config_2b();
+    config.width = row.width;
+    config.vocabulary = row.vocabulary;
+    const LayerCosts costs = head_costs(config, {.tokens = row.tokens, .document = row.tokens});
+    const double predicted = layer_time(costs, find_gpu("h100"), /*fp32=*/false).total();
+    EXPECT_NEAR(predicted / row.seconds, 1.0, kTolerance);
+  }
+}
+
+TEST(Plan, AStepThatTheHostCannotLaunchFastEnoughWaitsForIt) {
+  Workload workload = workload_2b(256);
+  workload.tokens_per_microbatch = workload.document = 256;
+  const TimePlan time = plan_of(workload, {}).time;
+  const double launches =
+      find_gpu("h100").host_per_layer * static_cast<double>(workload.model.pattern.size());
+  EXPECT_GT(time[TimePart::kLaunches], 0.0);
+  EXPECT_NEAR(time.total() - time[TimePart::kUpdate], launches, 1e-9);
 }
 
 TEST(PlanSearch, FindsEveryGridOnceAndSortsThem) {

@@ -15,6 +15,8 @@ constexpr double kFloatBytes = 4.0;
 constexpr double kMomentBytes = 8.0;
 constexpr double kBucketBytes = 32.0 * 1024.0 * 1024.0; // of gradients that travel at once
 constexpr double kBackwardShare = 2.0 / 3.0;            // of a microbatch's time
+// Of five exchanges of hidden states in a layer two run beside products of the backward pass.
+constexpr double kTensorExposed = 3.0 / 5.0;
 // Sides of a product's tiles, one a multiprocessor at a time; where there are few of them they are
 // cut along the depth, which loses at most this share.
 constexpr double kTile = 128.0;
@@ -198,7 +200,8 @@ double StepModel::seconds(const Messages& messages, std::int64_t stride, std::in
 TrafficPlan StepModel::tensor_traffic(const Part& part) const {
   const Messages sent = part.tensor * static_cast<double>(microbatches_);
   const double taken = seconds(sent, 1, mesh_.tp);
-  return {Axis::kTensor, mesh_.tp, sent.bytes, leaves_node(1, mesh_.tp), taken, taken};
+  return {
+      Axis::kTensor, mesh_.tp, sent.bytes, leaves_node(1, mesh_.tp), taken, kTensorExposed * taken};
 }
 
 TrafficPlan StepModel::context_traffic(const Part& part) const {
@@ -284,7 +287,7 @@ TimePlan StepModel::microbatch_time(const Part& part) const {
   if (sums_gradients()) {
     time[TimePart::kPasses] += num_values(part) * (element_ + 2.0 * kFloatBytes) / gpu_.passes;
   }
-  time[TimePart::kTensor] = mesh_.tp > 1 ? seconds(part.tensor, 1, mesh_.tp) : 0.0;
+  time[TimePart::kTensor] = mesh_.tp > 1 ? kTensorExposed * seconds(part.tensor, 1, mesh_.tp) : 0.0;
   time[TimePart::kContext] = mesh_.cp > 1 ? seconds(part.context, mesh_.tp, mesh_.cp) : 0.0;
   time[TimePart::kLaunches] = std::max(0.0, part.layers * gpu_.host_per_layer - time.total());
   return time;

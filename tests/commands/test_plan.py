@@ -52,6 +52,17 @@ def test_a_mesh_that_is_asked_for():
     assert through == {"tp": "nvlink", "cp": "nvlink", "dp x cp": "nvlink", "pp": "network"}
 
 
+def test_the_mesh_of_the_recipe():
+    options = ("--gpus", 8, "--recipe-mesh", "--set", "parallel.cp=2", "--set", "parallel.tp=2",
+               "--set", "parallel.context=all_to_all")
+    found = plan(LARGE, *options)
+    assert found["best"]["mesh"] == {"pp": 1, "dp": 2, "cp": 2, "tp": 2, "virtual_stages": 1,
+                                     "context": "all_to_all"}
+    assert found["fitting"] + found["too_large"] + len(found["refused"]) == 1
+    # An option counts more.
+    assert plan(LARGE, *options, "--cp", 4)["best"]["mesh"]["dp"] == 1
+
+
 def test_several_numbers_of_gpus():
     found = plan(LARGE, "--gpus", "8,16")
     assert [each["gpus"] for each in found] == [8, 16]
@@ -71,7 +82,7 @@ def test_what_does_not_fit_is_said():
 def test_refused_meshes_have_reasons():
     found = plan(LARGE, "--gpus", 64)
     reasons = [each["reason"] for each in found["refused"]]
-    assert any("tp 16 does not divide model.mamba.num_groups (8)" in each for each in reasons)
+    assert any("tp 32 cannot share model.attention.num_heads (16)" in each for each in reasons)
     assert any(each.startswith("pp 64") or "pipeline" in each for each in reasons)
 
 
