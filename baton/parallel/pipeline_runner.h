@@ -4,10 +4,10 @@
 // How a trainer uses it (model/ has what is model:: here):
 //
 //     recipe.model.pattern = model::resolve_pipes(recipe.model, {pp, virtual_stages, tokens});
-//     model::HybridModel model(recipe.model, tensor_ranks, {pp, virtual_stages, rank});   // rank along pp
-//     const PipelineSchedule schedule = make_pipeline_schedule({pp, virtual_stages, microbatches});
-//     LinkTransport transport(mesh.pipeline_links());
-//     const PipelineRunner runner(schedule, rank, transport);
+//     model::HybridModel model(recipe.model, tensor_ranks, {pp, virtual_stages, rank});   // rank
+//     along pp const PipelineSchedule schedule = make_pipeline_schedule({pp, virtual_stages,
+//     microbatches}); LinkTransport transport(mesh.pipeline_links()); const PipelineRunner
+//     runner(schedule, rank, transport);
 //
 // and in a step
 //
