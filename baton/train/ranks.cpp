@@ -9,6 +9,7 @@
 #include "baton/base/config.h"
 #include "baton/base/error.h"
 #include "baton/base/version.h"
+#include "baton/ops/cuda_module.h"
 #include "baton/ops/device.h"
 #include "baton/parallel/text_exchange.h"
 
@@ -76,7 +77,8 @@ c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launc
         "run.device: " + name + " would be the GPU of all " + std::to_string(launch.world_size) +
         " ranks; cuda gives each its own");
   }
-  if (launch.world_size > 1 && name == "cuda") {
+  // A scheduler may show each process its own GPU only.
+  if (launch.world_size > 1 && name == "cuda" && ops::cuda_device_count() != 1) {
     name += ":" + std::to_string(launch.local_rank);
   }
   return ops::open_device(name, "run.device");

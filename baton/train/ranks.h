@@ -10,8 +10,9 @@
 
 namespace baton::train {
 
-/// The device of a rank: of several, `cuda` is the GPU of its number on its host. Throws `Error`
-/// for a device that cannot be opened, and where several ranks would share one by name.
+/// The device of a rank: of several, `cuda` is the GPU of its number on its host, or the only one
+/// that it sees. Throws `Error` for a device that cannot be opened, and where several ranks would
+/// share one by name.
 c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launch);
 
 /// Meets the other ranks and makes sure that all run the same program and recipe; one rank alone
