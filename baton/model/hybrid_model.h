@@ -53,7 +53,8 @@ class HybridModel {
       const at::Tensor& input,
       const nn::StepContext& context) const;
 
-  /// What stages hand on, whatever they hold: [T, D] of this dtype.
+  /// What stages hand on, whatever they hold: [T, D] of this dtype, of ranks that share matrices
+  /// each one's rows.
   at::ScalarType stream_dtype() const;
 
   /// hidden_TD -> logits [T, V] in the model's dtype. As `loss`, for the rank of the last stage.

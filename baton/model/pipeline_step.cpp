@@ -6,13 +6,18 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/parallel/tensor_rows.h"
+
 namespace baton::model {
 namespace {
 
 /// Room for what comes from another stage.
 at::Tensor allocate_message(const HybridModel& model, const PipelineMicrobatch& microbatch) {
+  const parallel::Group& ranks = model.parameters().tensor_ranks();
+  const parallel::Share rows =
+      parallel::even_share(microbatch.context.layout.num_tokens, ranks.rank(), ranks.size());
   return at::empty(
-      {microbatch.context.layout.num_tokens, model.config().width},
+      {rows.count, model.config().width},
       at::TensorOptions().dtype(model.stream_dtype()).device(model.device()));
 }
 

@@ -9,6 +9,7 @@
 
 #include "baton/base/random.h"
 #include "baton/model/pipeline_step.h"
+#include "baton/nn/tensor_gradients.h"
 #include "baton/parallel/context.h"
 #include "baton/parallel/thread_ranks.h"
 
@@ -98,6 +99,7 @@ struct Found {
   at::Tensor loss;
   std::map<std::string, at::Tensor> values;
   std::map<std::string, at::Tensor> gradients;
+  std::map<std::string, std::vector<nn::ParameterPiece>> pieces; ///< what these are of
 };
 
 std::map<std::string, at::Tensor> gradients_of(const HybridModel& model) {
@@ -114,7 +116,7 @@ constexpr double kScale = 0.01;
 Found work_alone(const ModelConfig& config, const std::vector<Batch>& batches) {
   HybridModel model(config);
   model.parameters().initialize(3, at::kDouble, at::kCPU);
-  Found found{.loss = at::zeros({}, at::kDouble), .values = {}, .gradients = {}};
+  Found found{.loss = at::zeros({}, at::kDouble), .values = {}, .gradients = {}, .pieces = {}};
   for (const Batch& batch : batches) {
     const PipelineMicrobatch each = batch.microbatch(nullptr);
     const at::Tensor loss =
@@ -145,15 +147,16 @@ struct Trial {
   bool tied = false;
   int cp = 1;
   ContextRules rules{};
+  int tp = 1;
 
   std::string text() const {
     return pattern + ", pp " + std::to_string(ranks) + " x " + std::to_string(virtual_stages) +
-           ", cp " + std::to_string(cp) + ", " + std::to_string(microbatches) + " microbatches" +
-           (tied ? ", tied" : "");
+           ", cp " + std::to_string(cp) + ", tp " + std::to_string(tp) + ", " +
+           std::to_string(microbatches) + " microbatches" + (tied ? ", tied" : "");
   }
 };
 
-/// What this rank of the mesh finds: gradients of its stages, summed over cp, and the loss.
+/// What this rank of the mesh finds: gradients of its stages, summed over cp and tp, and the loss.
 Found work_together(const ModelConfig& config, const Trial& trial, const Mesh& mesh) {
   const std::vector<Batch> batches = make_batches(trial.microbatches);
   std::vector<c10::intrusive_ptr<Context>> shared;
@@ -167,7 +170,9 @@ Found work_together(const ModelConfig& config, const Trial& trial, const Mesh& m
   }
   const int rank = mesh.coordinate(Axis::kPipeline);
   HybridModel model(
-      config, {}, {.ranks = trial.ranks, .virtual_stages = trial.virtual_stages, .rank = rank});
+      config,
+      mesh.along(Axis::kTensor),
+      {.ranks = trial.ranks, .virtual_stages = trial.virtual_stages, .rank = rank});
   model.parameters().initialize(3, at::kDouble, at::kCPU);
   const parallel::PipelineSchedule schedule =
       parallel::make_pipeline_schedule({trial.ranks, trial.virtual_stages, trial.microbatches});
@@ -177,13 +182,18 @@ Found work_together(const ModelConfig& config, const Trial& trial, const Mesh& m
   const parallel::PipelineEstimate estimate =
       parallel::estimate_pipeline(schedule, parallel::PipelineCosts::equal(schedule.shape));
   EXPECT_EQ(static_cast<int>(step.most_alive()), estimate.alive[static_cast<std::size_t>(rank)]);
+  nn::sum_tensor_gradients(model.parameters());
   if (const nn::Parameter* matrix = model.shared_matrix()) {
     sum_shared_gradient_(model, matrix->value.grad(), mesh.pipeline_links());
   }
   Found found{
-      .loss = step.loss().view(1),
+      .loss = step.loss().view(1) / trial.tp, // all ranks of tp have it
       .values = nn::parameter_tensors(model.parameters()),
-      .gradients = gradients_of(model)};
+      .gradients = gradients_of(model),
+      .pieces = {}};
+  for (const nn::Parameter& parameter : model.parameters().parameters()) {
+    found.pieces[parameter.spec.name] = model.parameters().pieces_of(parameter.spec);
+  }
   mesh.all().all_reduce_(found.loss);
   for (auto& [name, gradient] : found.gradients) {
     gradient = gradient.contiguous();
@@ -197,21 +207,27 @@ void expect_equals_one_rank(const Trial& trial) {
   config.tied = trial.tied;
   const Found wanted = work_alone(config, make_batches(trial.microbatches));
   std::vector<std::map<std::string, at::Tensor>> held(
-      static_cast<std::size_t>(trial.ranks * trial.cp));
-  parallel::run_ranks({{1, trial.cp, 1, trial.ranks}}, [&](const Mesh& mesh) {
+      static_cast<std::size_t>(trial.ranks * trial.cp * trial.tp));
+  parallel::run_ranks({{trial.tp, trial.cp, 1, trial.ranks}}, [&](const Mesh& mesh) {
     const Found found = work_together(config, trial, mesh);
     const std::string what = trial.text() + ", rank " + std::to_string(mesh.rank());
     expect_close(found.loss, wanted.loss.view(1), what + ": loss");
     for (const auto& [name, gradient] : found.gradients) {
-      EXPECT_TRUE(at::equal(found.values.at(name), wanted.values.at(name))) << what << name;
-      expect_close(gradient, wanted.gradients.at(name), what + ": " + name);
+      for (const nn::ParameterPiece& piece : found.pieces.at(name)) {
+        EXPECT_TRUE(
+            at::equal(piece.of(found.values.at(name)), piece.of_whole(wanted.values.at(name))))
+            << what << name;
+        expect_close(
+            piece.of(gradient), piece.of_whole(wanted.gradients.at(name)), what + ": " + name);
+      }
     }
     held[static_cast<std::size_t>(mesh.rank())] = found.gradients;
   });
   // Every parameter is on one rank of the pipeline, but for the matrix of tied ends, which has
   // equal bits on two.
   std::map<std::string, int> holders;
-  for (std::size_t rank = 0; rank < held.size(); rank += static_cast<std::size_t>(trial.cp)) {
+  for (std::size_t rank = 0; rank < held.size();
+       rank += static_cast<std::size_t>(trial.cp * trial.tp)) {
     for (const auto& [name, gradient] : held[rank]) {
       ++holders[name];
       if (holders[name] == 2) {
@@ -286,6 +302,15 @@ TEST(Pipeline, OverAStreamThatRanksShare) {
   }
   expect_equals_one_rank(
       {.pattern = "M|*|-|M", .ranks = 2, .virtual_stages = 2, .microbatches = 4, .cp = 2});
+}
+
+TEST(Pipeline, OverMatricesThatRanksShare) {
+  expect_equals_one_rank(
+      {.pattern = "M*|-M", .ranks = 2, .microbatches = 5, .tied = true, .tp = 2});
+  expect_equals_one_rank(
+      {.pattern = "M|*|-|M", .ranks = 2, .virtual_stages = 2, .microbatches = 4, .tp = 2});
+  expect_equals_one_rank(
+      {.pattern = "M*|-M", .ranks = 2, .microbatches = 3, .tied = true, .cp = 2, .tp = 2});
 }
 
 TEST(Pipeline, EvaluatesAsOneRankDoes) {

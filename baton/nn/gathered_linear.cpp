@@ -84,6 +84,7 @@ std::vector<at::Tensor> gathered_linear(
     return outputs;
   }
   variable_list parameters;
+  parameters.reserve(2 * layers.size());
   for (const Linear* layer : layers) {
     parameters.push_back(layer->weight());
   }

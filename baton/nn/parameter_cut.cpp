@@ -45,6 +45,7 @@ pieces_of(at::IntArrayRef shape, const ParameterCut& cut, int rank, int ranks) {
   const std::vector<CutPart> parts =
       cut.parts.empty() ? std::vector<CutPart>{{.size = shape[dim]}} : cut.parts;
   std::vector<ParameterPiece> pieces;
+  pieces.reserve(parts.size());
   std::int64_t part_first = 0;
   std::int64_t own_first = 0;
   for (const CutPart& part : parts) {
@@ -72,8 +73,10 @@ at::Tensor own_values(const at::Tensor& whole, const ParameterCut& cut, int rank
   if (cut.dim < 0 || ranks == 1) {
     return whole;
   }
+  const std::vector<ParameterPiece> pieces = pieces_of(whole.sizes(), cut, rank, ranks);
   std::vector<at::Tensor> values;
-  for (const ParameterPiece& piece : pieces_of(whole.sizes(), cut, rank, ranks)) {
+  values.reserve(pieces.size());
+  for (const ParameterPiece& piece : pieces) {
     values.push_back(piece.of_whole(whole));
   }
   return at::cat(values, cut.dim);

@@ -53,6 +53,7 @@ at::Tensor sum_groups(
 /// A group's number [T, groups] for each of this rank's channels, [T, C].
 at::Tensor of_channels(const at::Tensor& groups_TG, const std::vector<Stretch>& stretches) {
   std::vector<at::Tensor> columns;
+  columns.reserve(stretches.size());
   for (const Stretch& stretch : stretches) {
     columns.push_back(
         groups_TG.narrow(1, stretch.group, 1).expand({groups_TG.size(0), stretch.count}));

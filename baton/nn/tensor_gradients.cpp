@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
+#include <ATen/core/grad_mode.h>
 
 namespace baton::nn {
 namespace {
@@ -84,6 +85,7 @@ void sum_tensor_gradients(const ParameterStore& store) {
     return;
   }
   std::vector<at::Tensor> gradients;
+  gradients.reserve(store.parameters().size());
   for (const Parameter& parameter : store.parameters()) {
     at::Tensor value = parameter.value;
     if (!value.grad().defined()) {

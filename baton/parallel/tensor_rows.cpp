@@ -20,6 +20,7 @@ struct KeptGroup : torch::CustomClassHolder {
 
 std::vector<std::int64_t> rows_of_ranks(std::int64_t rows, int ranks) {
   std::vector<std::int64_t> counts;
+  counts.reserve(static_cast<std::size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     counts.push_back(even_share(rows, rank, ranks).count);
   }
