@@ -66,10 +66,8 @@ def start(how, device, timeout):
 
 @on_both
 def test_a_lost_rank_is_named_in_one_line(device):
-    # Connecting GPUs takes seconds of the same time.
-    timeouts = {"exit": 60, "throw": 60, "stall": 45 if device == "cuda" else 4}
-    if device == "cpu":
-        timeouts["throw"] = 10
+    # Connecting takes of the same time: seconds on GPUs, and on cores that others keep busy.
+    timeouts = {"exit": 60, "throw": 60, "stall": 45 if device == "cuda" else 20}
     pairs = {how: start(how, device, timeout) for how, timeout in timeouts.items()}
     try:
         found = {}
