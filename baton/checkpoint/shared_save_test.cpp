@@ -110,6 +110,7 @@ TEST(SharedSave, ARankThatIsGoneLeavesNone) {
       parallel::run_ranks(
           {{1, 1, 2, 1}},
           [&](const parallel::Mesh& mesh) {
+            mesh.all().barrier(); // all have met
             if (mesh.rank() == 1) {
               return;
             }
