@@ -276,6 +276,7 @@ begin_save(const SaveOptions& options, const fs::path& folder, std::int64_t step
 
 std::vector<Manifest> parse_parts(const std::vector<std::string>& texts) {
   std::vector<Manifest> parts;
+  parts.reserve(texts.size());
   for (const std::string& text : texts) {
     parts.push_back(parse_manifest_part(text));
   }

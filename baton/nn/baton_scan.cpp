@@ -74,7 +74,7 @@ struct BatonScan : torch::autograd::Function<BatonScan> {
     saved->saved_data["max"] = inputs.time_step.max;
     saved->saved_data["context"] = context->keep();
     const parallel::ContextPart& part = context->part();
-    const at::Tensor entering_2HPN = context->pass_states(
+    const at::Tensor entering_SHPN = context->pass_states(
         segments_of(ops::ssd_state(inputs), part.last_sequence, part.passes, {true, true}),
         Direction::kForward);
     const at::Tensor& slots_B = context->layout().initial_slots_B;
@@ -87,11 +87,11 @@ struct BatonScan : torch::autograd::Function<BatonScan> {
          inputs.starts,
          D.value_or(at::Tensor()),
          bias.value_or(at::Tensor()),
-         entering_2HPN,
+         entering_SHPN,
          slots_B});
     return ops::ssd(
                inputs,
-               {.states_SHPN = entering_2HPN, .slots_B = slots_B},
+               {.states_SHPN = entering_SHPN, .slots_B = slots_B},
                /*final_states=*/false)
         .y_THP;
   }
@@ -103,11 +103,11 @@ struct BatonScan : torch::autograd::Function<BatonScan> {
     const parallel::ContextPart& part = context.part();
     const at::Tensor& dy_THP = gradients[0];
     const ops::SsdStateOutput found = ops::ssd_state_grad(dy_THP, inputs);
-    const at::Tensor leaving_2HPN = context.pass_states(
+    const at::Tensor leaving_SHPN = context.pass_states(
         segments_of(found, part.first_sequence, part.passes, part.continues), Direction::kBackward);
     at::Tensor dfinal_BHPN = at::zeros_like(found.states_BHPN);
     for (std::size_t i = 0; i < 2; ++i) {
-      dfinal_BHPN[part.last_sequence[i]].copy_(leaving_2HPN[static_cast<std::int64_t>(i)]);
+      dfinal_BHPN[part.last_sequence[i]].copy_(leaving_SHPN[static_cast<std::int64_t>(i)]);
     }
     const ops::SsdGradients all = ops::ssd_backward(
         dy_THP, dfinal_BHPN, inputs, {.states_SHPN = tensors[8], .slots_B = tensors[9]});

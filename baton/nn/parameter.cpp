@@ -41,7 +41,7 @@ const Parameter& ParameterStore::declare(ParameterSpec spec) {
   return parameters_.emplace_back(Parameter{.spec = std::move(spec), .value = {}});
 }
 
-const at::Tensor& ParameterStore::declare_constant(at::Tensor value) {
+const at::Tensor& ParameterStore::declare_constant(const at::Tensor& value) {
   return constants_.emplace_back(Constant{.host = value, .value = value}).value;
 }
 

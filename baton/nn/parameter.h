@@ -59,7 +59,7 @@ class ParameterStore {
   /// Adds a tensor that a layer computes once on the CPU and that training leaves alone, such as
   /// rotary frequencies. The reference, valid for the life of the store, is to it on the device of
   /// the parameters. No checkpoint holds it.
-  const at::Tensor& declare_constant(at::Tensor value);
+  const at::Tensor& declare_constant(const at::Tensor& value);
 
   /// Allocates this rank's part of all parameters on `device` in `dtype` and fills it with their
   /// start values, which are the same whatever the number of ranks.

@@ -22,6 +22,7 @@ using torch::autograd::variable_list;
 
 at::Tensor select_rows(const at::Tensor& rows, const std::vector<RowRange>& ranges) {
   std::vector<at::Tensor> parts;
+  parts.reserve(ranges.size());
   for (const RowRange& range : ranges) {
     parts.push_back(rows.narrow(0, range.first, range.count));
   }

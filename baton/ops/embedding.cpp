@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/embedding.h"
 
+#include <utility>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -48,9 +50,9 @@ at::Tensor embedding_meta(const at::Tensor& weight_VD, const at::Tensor& tokens_
 at::Tensor embedding_backward_meta(
     const at::Tensor& dout_TD,
     const at::Tensor& tokens_T,
-    c10::SymInt vocabulary) { // NOLINT(performance-unnecessary-value-param): the schema's type
+    c10::SymInt vocabulary) {
   check_embedding_backward(dout_TD, tokens_T);
-  return at::empty_symint({vocabulary, dout_TD.sym_size(1)}, dout_TD.options());
+  return at::empty_symint({std::move(vocabulary), dout_TD.sym_size(1)}, dout_TD.options());
 }
 
 } // namespace

@@ -38,12 +38,12 @@ at::Tensor pack(const at::Tensor& states_HX, const at::Tensor& log_decay_H) {
 }
 
 /// What two neighbouring segments do together; both packed.
-at::Tensor join(const at::Tensor& earlier_1HX, const at::Tensor& later_1HX) {
-  const std::int64_t width = earlier_1HX.size(2) - 1;
-  const at::Tensor log_decay = later_1HX.narrow(2, width, 1);
+at::Tensor join(const at::Tensor& earlier_BHX, const at::Tensor& later_BHX) {
+  const std::int64_t width = earlier_BHX.size(2) - 1;
+  const at::Tensor log_decay = later_BHX.narrow(2, width, 1);
   return at::cat(
-      {later_1HX.narrow(2, 0, width) + log_decay.exp() * earlier_1HX.narrow(2, 0, width),
-       log_decay + earlier_1HX.narrow(2, width, 1)},
+      {later_BHX.narrow(2, 0, width) + log_decay.exp() * earlier_BHX.narrow(2, 0, width),
+       log_decay + earlier_BHX.narrow(2, width, 1)},
       2);
 }
 
@@ -149,7 +149,7 @@ at::Tensor Context::pass_states(const SegmentStates& segments, Direction directi
   // Backwards, segment 2 cp - 1 - r comes before segment r of every rank.
   const std::int64_t early = direction == Direction::kForward ? 0 : 1;
   const auto packed = [&](std::int64_t i) {
-    return pack(segments.states_2X[i], segments.log_decay_2H[i]);
+    return pack(segments.states_SHX[i], segments.log_decay_SH[i]);
   };
   const at::Tensor first = packed(early);
   const at::Tensor second = packed(1 - early);
@@ -161,7 +161,7 @@ at::Tensor Context::pass_states(const SegmentStates& segments, Direction directi
   const at::Tensor in_second = join(half, before.down);
   const std::int64_t width = half.size(2) - 1;
   const auto states_of = [&](const at::Tensor& joined) {
-    return joined.narrow(2, 0, width).reshape(segments.states_2X[0].sizes());
+    return joined.narrow(2, 0, width).reshape(segments.states_SHX[0].sizes());
   };
   const at::Tensor entering_first = states_of(before.up);
   const at::Tensor entering_second = states_of(in_second);
@@ -347,10 +347,10 @@ at::Tensor Context::gather_tails(const at::Tensor& x_TC, std::int64_t width) con
       .contiguous();
 }
 
-at::Tensor Context::scatter_tails(const at::Tensor& gradient_2CK) const {
-  const at::Tensor all = group_.all_gather(gradient_2CK.contiguous()).flatten(0, 1);
-  at::Tensor dx_TC = gradient_2CK.new_zeros({own_tokens_, gradient_2CK.size(1)});
-  for (const Tails::Use& use : tails(gradient_2CK.size(2) + 1).uses) {
+at::Tensor Context::scatter_tails(const at::Tensor& gradient_SCK) const {
+  const at::Tensor all = group_.all_gather(gradient_SCK.contiguous()).flatten(0, 1);
+  at::Tensor dx_TC = gradient_SCK.new_zeros({own_tokens_, gradient_SCK.size(1)});
+  for (const Tails::Use& use : tails(gradient_SCK.size(2) + 1).uses) {
     const at::Tensor given = all[use.segment].transpose(0, 1).index_select(0, use.places);
     // A segment needs a row once, but segments that are shorter than K - 1 share rows.
     dx_TC.index_copy_(0, use.rows, dx_TC.index_select(0, use.rows) + given);

@@ -42,8 +42,8 @@ ContextRules context_rules(const ParallelConfig& config);
 /// A state on its way along the stream: what a segment adds to it, and how much of it remains, in
 /// both segments of a rank. fp32 or fp64.
 struct SegmentStates {
-  at::Tensor states_2X;    ///< [2, H, ...]: the state that leaves for a zero state that enters
-  at::Tensor log_decay_2H; ///< [2, H]: log of the factor of the state that enters; may be -inf
+  at::Tensor states_SHX;   ///< [2, H, ...]: the state that leaves for a zero state that enters
+  at::Tensor log_decay_SH; ///< [2, H]: log of the factor of the state that enters; may be -inf
 };
 
 /// Which way a state goes: from the first token to the last, or, as a gradient, back.
@@ -131,7 +131,7 @@ class Context : public torch::CustomClassHolder {
   const Tails& tails(std::int64_t width) const;
   Tails make_tails(std::int64_t width) const;
   at::Tensor gather_tails(const at::Tensor& x_TC, std::int64_t width) const;
-  at::Tensor scatter_tails(const at::Tensor& gradient_2CK) const;
+  at::Tensor scatter_tails(const at::Tensor& gradient_SCK) const;
   at::Tensor move_to_columns(const at::Tensor& rows) const;
   at::Tensor move_to_rows(const at::Tensor& columns) const;
 

@@ -14,9 +14,9 @@ namespace baton::ops::cuda {
 
 /// Rows of groups of channels, and what a thread holds of a group.
 struct NormRows {
-  std::int64_t rows;
-  std::int64_t groups; ///< of a row
-  std::int64_t size;   ///< channels of a group
+  std::int64_t rows = 0;
+  std::int64_t groups = 0; ///< of a row
+  std::int64_t size = 0;   ///< channels of a group
   NormPacks packs;
 };
 

@@ -168,8 +168,8 @@ void time_gradients(
     const Gradients& gradients) {
   const SsdPlan& plan = operands.plan;
   const std::int64_t H = plan.sizes.H;
-  const int D_columns = static_cast<int>(gradients.dD.numel());
-  const Tensor chunk_sums = at::empty({plan.chunks(), 2 * H + D_columns}, plan.state_options);
+  const int skip_columns = static_cast<int>(gradients.dD.numel());
+  const Tensor chunk_sums = at::empty({plan.chunks(), 2 * H + skip_columns}, plan.state_options);
   launch(
       launcher,
       ssd_token_gradients_kernel(),
@@ -181,7 +181,7 @@ void time_gradients(
       SsdTimeGradients{
           gradients.ddt.mutable_data_ptr(),
           chunk_sums.mutable_data_ptr<float>(),
-          D_columns,
+          skip_columns,
           operands.skip_per_channel()});
   launch(
       launcher,
@@ -190,7 +190,7 @@ void time_gradients(
       chunk_sums.const_data_ptr<float>(),
       static_cast<long long>(chunk_sums.size(0)),
       static_cast<int>(H),
-      D_columns,
+      skip_columns,
       gradients.dA.mutable_data_ptr<float>(),
       gradients.dbias.mutable_data_ptr<float>(),
       gradients.dD.mutable_data_ptr<float>());

@@ -15,7 +15,7 @@ enum class SsdDirection { kForward, kReverse };
 
 /// A walk over all sequences, each from the entry of `start` that is its own.
 struct SsdWalk {
-  SsdDirection direction;
+  SsdDirection direction = SsdDirection::kForward;
   const SsdTokens& values;
   const SsdTokens& keys;
   const SsdTime& time;

@@ -55,6 +55,7 @@ void check_layout(const NcclGroup::Options& options) {
 // NCCL waits for a rank that never comes without an end, the store does not.
 void meet(const BackendRequest& request) {
   std::vector<std::string> all;
+  all.reserve(static_cast<std::size_t>(request.size));
   for (int rank = 0; rank < request.size; ++rank) {
     all.push_back("here/" + std::to_string(rank));
   }
