@@ -10,6 +10,7 @@ namespace baton::jit {
 namespace {
 
 constexpr unsigned kSharedForAll = 48 << 10; // of a block, without being asked: static and dynamic
+constexpr int kMultiprocessors = 16;         // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 constexpr int kMajor = 75;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 constexpr int kMinor = 76;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 constexpr int kMostDynamicShared = 8;        // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -96,6 +97,10 @@ std::string current_arch() {
   const int major = attribute(kMajor, device);
   const std::string number = std::to_string(major) + std::to_string(attribute(kMinor, device));
   return "sm_" + number + (major >= kFirstSpecific ? "a" : "");
+}
+
+int current_multiprocessors() {
+  return attribute(kMultiprocessors, current_device());
 }
 
 } // namespace baton::jit

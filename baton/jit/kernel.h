@@ -59,4 +59,7 @@ class Kernel {
 /// the device has instructions of its own generation. Throws RunError where no device is current.
 std::string current_arch();
 
+/// Multiprocessors of the current device. Throws likewise.
+int current_multiprocessors();
+
 } // namespace baton::jit

@@ -12,6 +12,7 @@
 #include "baton/ops/cuda_kernels_rows.h"
 #include "baton/ops/cuda_kernels_ssd.h"
 #include "baton/ops/cuda_kernels_ssd_backward.h"
+#include "baton/ops/cuda_kernels_ssd_hopper.h"
 
 namespace baton::ops {
 namespace {
@@ -56,6 +57,7 @@ std::vector<KernelBudget> all_kernels() {
   add_embedding_kernels(kernels);
   add_ssd_kernels(kernels);
   add_ssd_backward_kernels(kernels);
+  add_ssd_hopper_kernels(kernels);
   add_conv_kernels(kernels);
   add_flat_kernels(kernels);
   return kernels;

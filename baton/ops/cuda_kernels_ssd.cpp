@@ -5,6 +5,8 @@
 
 #include <c10/util/Exception.h>
 
+#include "baton/ops/cuda/ssd_arguments.cuh"
+
 namespace baton::ops {
 namespace {
 
@@ -14,11 +16,6 @@ constexpr std::int64_t kWarpRows = 16;   // of a state or of weights, that a war
 constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp of its own
 constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
-constexpr unsigned kCombineThreads = 256; // as in ssd_sweep.cu
-constexpr unsigned kHopperThreads = 256;  // as in ssd_hopper.cu
-constexpr std::int64_t kHopperRest = 5 << 10;
-constexpr std::int64_t kPanelColumns = 64;
-constexpr std::int64_t kPanelBytes = 64 * 128;
 
 // Registers of a thread where one block of 256 threads has a multiprocessor for itself, where two
 // share it, and where four do.
@@ -67,15 +64,6 @@ SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile) {
       static_cast<unsigned>(2 * stage + tile_bytes(activation, tokens, tokens))};
 }
 
-SsdKernel ssd_hopper_kernel(std::int64_t N) {
-  // As SsdHopperShared of ssd_hopper.cu: x, B and C twice, the state and y.
-  const std::int64_t panels = 2 * (1 + 2 * (N / kPanelColumns)) + N / kPanelColumns + 1;
-  return {
-      {"baton/ops/cuda/ssd_hopper.cu", "baton::ssd_hopper<" + std::to_string(N) + ">", {}},
-      kHopperThreads,
-      static_cast<unsigned>(panels * kPanelBytes + kHopperRest)};
-}
-
 SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse) {
   const std::int64_t tokens = tokens_of_step(activation);
   const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
@@ -90,7 +78,7 @@ SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool revers
 
 SsdKernel ssd_combine_kernel(bool reverse) {
   const std::string of = reverse ? "<true>" : "<false>";
-  return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_combine" + of, {}}, kCombineThreads, 0};
+  return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_combine" + of, {}}, kSsdCombineThreads, 0};
 }
 
 SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N) {
@@ -132,16 +120,6 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
              return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
            }});
     }
-  }
-  for (const std::int64_t state_dim : {64, 128}) {
-    kernels.push_back(
-        {ssd_hopper_kernel(state_dim).spec,
-         kForTwoBlocks,
-         [state_dim](const KernelModel& model) {
-           return model.dtype == c10::ScalarType::BFloat16 && model.head_dim == 64 &&
-                  model.state_dim == state_dim;
-         },
-         kHopperArch});
   }
   kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});
   kernels.push_back({ssd_combine_kernel(true).spec, kForFourBlocks});

@@ -27,11 +27,6 @@ struct SsdKernel {
 
 SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile);
 
-/// The architecture of ssd_hopper_kernel().
-inline constexpr const char* kHopperArch = "sm_90a";
-
-/// The forward scan of bf16 heads of 64 channels with a state dim N of 64 or 128 on kHopperArch.
-SsdKernel ssd_hopper_kernel(std::int64_t N);
 SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse);
 SsdKernel ssd_combine_kernel(bool reverse);
 

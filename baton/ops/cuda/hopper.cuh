@@ -105,7 +105,29 @@ __device__ inline void store_tile(const void* from, const TileMap& map, int colu
       : "memory");
 }
 
-/// Waits until the tiles that this thread stores have been read from shared memory.
+/// Starts the copy of `bytes` neighbours, a multiple of 16; they arrive at the barrier. Both at
+/// multiples of 16.
+__device__ inline void load_bytes(void* to, const void* from, int bytes, SharedBarrier& barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(shared_address(to)),
+      "l"(from),
+      "r"(bytes),
+      "r"(shared_address(&barrier.state))
+      : "memory");
+}
+
+/// Starts the copy of such bytes back.
+__device__ inline void store_bytes(const void* from, void* to, int bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+      "cp.async.bulk.commit_group;\n" ::"l"(to),
+      "r"(shared_address(from)),
+      "r"(bytes)
+      : "memory");
+}
+
+/// Waits until the tiles and bytes that this thread stores have been read from shared memory.
 __device__ inline void wait_for_stores() {
   asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
 }

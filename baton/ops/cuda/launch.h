@@ -27,6 +27,7 @@ class Launcher {
 
   /// The architecture that kernels are compiled for: "sm_80", "sm_90a".
   std::string arch() const { return jit::current_arch(); }
+  long long multiprocessors() const { return jit::current_multiprocessors(); }
 
  private:
   c10::DeviceGuard guard_;

@@ -193,13 +193,13 @@ walk_outputs(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* sta
     state.scale(times.decay);
     multiply<kQ>(state, left(x), right(block.B(i)));
   }
-  if (states != nullptr) {
-    store_state(state, states, layout, block.number, block.head, channel, 0);
+  if (states != nullptr && ends_walk(layout, block.segment, /*reverse=*/false)) {
+    store_state(state, states, layout, block.segment.sequence, block.head, channel, 0);
   }
 }
 
 /// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile. y is
-/// dense [T, H, P]; states, if not null, receives what leaves each segment, [segments, H, P, N].
+/// dense [T, H, P]; states, if not null, receives what leaves each sequence, [B, H, P, N].
 template <typename T, int kP, int kN>
 __global__ void __launch_bounds__((kP + kSsdStep<T>) / 16 * kWarpThreads, 1)
     ssd_forward(SsdLayout layout, SsdTimeInputs time, SsdForwardInputs in, T* y, float* states) {

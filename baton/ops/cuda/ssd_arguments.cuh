@@ -60,10 +60,14 @@ struct SsdSweepInputs {
 
 /// What a sweep leaves; null where it is not wanted.
 struct SsdSweepOutputs {
-  void* chunk_states; ///< [chunks, H, P, N] in the inputs' dtype: what comes into each chunk
-  float* states;      ///< [segments, H, P, N]: what leaves each segment
-  float* log_decays;  ///< [segments, H]
+  void* chunk_states = nullptr; ///< [chunks, H, P, N] in the inputs' dtype: what comes into each
+  float* states = nullptr;      ///< [segments, H, P, N]: what leaves each segment
+  float* log_decays = nullptr;  ///< [segments, H]
+  bool skip_last = false;       ///< the walk's last segment of each sequence is not walked
 };
+
+constexpr int kSsdCombineThreads = 256; ///< of a block of ssd_combine
+constexpr int kSsdCombineElements = 4;  ///< of a thread, kSsdCombineThreads apart
 
 /// D of head h and channel p is data[h * head_stride + p * channel_stride].
 struct SsdSkipInputs {

@@ -13,6 +13,7 @@
 
 #include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda/ssd_gradient_arguments.cuh"
+#include "baton/ops/cuda/ssd_hopper.h"
 #include "baton/ops/cuda/ssd_plan.h"
 #include "baton/ops/cuda/ssd_sweep.h"
 #include "baton/ops/cuda_kernels_ssd_backward.h"
@@ -43,6 +44,7 @@ Tensor like(const Tensor& tensor) {
 
 /// One call's inputs, in the form in which kernels read them.
 struct Operands {
+  bool hopper; ///< whether the kernels of sm_90a take them
   SsdPlan plan;
   SsdTokens dy, x, keys, queries;
   SsdTime time;
@@ -99,16 +101,63 @@ void add_parts(const Launcher& launcher, const Tensor& parts, const Tensor& out)
   }
 }
 
-/// Fills dx, dB and dC, and returns the sums per token [chunks, H, passes, owners, sums, 64].
+/// What goes into the chunks' gradients beside the operands: the states on both sides of each.
+struct ChunkStates {
+  Tensor entering, leaving; ///< [chunks, H, P, N], in the activations' dtype
+  Tensor dinitial_BHPN;     ///< where there are initial states
+};
+
+/// Fills what `out` names with one kernel, and the sums per token [chunks, H, passes, owners, sums,
+/// 64].
+void launch_chunk_gradients(
+    const Launcher& launcher,
+    const Operands& operands,
+    const ChunkStates& states,
+    const SsdGradientOutputs& out) {
+  const SsdPlan& plan = operands.plan;
+  const SsdSizes& sizes = plan.sizes;
+  if (operands.hopper) {
+    launch_hopper_gradients(
+        launcher,
+        plan,
+        {operands.dy,
+         operands.x,
+         operands.keys,
+         operands.queries,
+         operands.time,
+         operands.skip,
+         states.entering,
+         states.leaving},
+        out);
+    return;
+  }
+  launch(
+      launcher,
+      ssd_gradient_kernel(plan.dtype, sizes.N).kernel,
+      {plan.chunks(), sizes.G * out.parts, out.owners},
+      plan.layout(),
+      operands.time.inputs,
+      SsdGradientInputs{
+          operands.dy.rows,
+          operands.x.rows,
+          operands.keys.rows,
+          operands.queries.rows,
+          states.entering.const_data_ptr(),
+          states.leaving.const_data_ptr(),
+          sizes.N % widest_pack(plan.dtype) == 0,
+          operands.skip.inputs},
+      out);
+}
+
+/// Fills dx, dB and dC, and returns the sums per token.
 Tensor chunk_gradients(
     const Launcher& launcher,
     const Operands& operands,
-    const Tensor& states,
-    const Tensor& dstates,
+    const ChunkStates& states,
     const Gradients& gradients) {
   const SsdPlan& plan = operands.plan;
   const SsdSizes& sizes = plan.sizes;
-  const SsdGradientKernel kernel = ssd_gradient_kernel(plan.dtype, sizes.N);
+  const std::int64_t owners = ssd_gradient_kernel(plan.dtype, sizes.N).owners;
   const std::int64_t parts = choose_parts(plan);
   TORCH_CHECK(
       sizes.G * parts <= kMostBlocks,
@@ -123,36 +172,19 @@ Tensor chunk_gradients(
   const Tensor dB = sum_of(gradients.dB);
   const Tensor dC = sum_of(gradients.dC);
   const Tensor token_sums = at::empty(
-      {plan.chunks(),
-       sizes.H,
-       operands.passes(),
-       kernel.owners,
-       std::int64_t{kTokenSums},
-       kSsdChunk},
+      {plan.chunks(), sizes.H, operands.passes(), owners, std::int64_t{kTokenSums}, kSsdChunk},
       plan.state_options);
-  launch(
+  launch_chunk_gradients(
       launcher,
-      kernel.kernel,
-      {plan.chunks(), sizes.G * parts, kernel.owners},
-      plan.layout(),
-      operands.time.inputs,
-      SsdGradientInputs{
-          operands.dy.rows,
-          operands.x.rows,
-          operands.keys.rows,
-          operands.queries.rows,
-          states.const_data_ptr(),
-          dstates.const_data_ptr(),
-          sizes.N % widest_pack(plan.dtype) == 0,
-          operands.skip.inputs},
-      SsdGradientOutputs{
-          gradients.dx.mutable_data_ptr(),
-          dB.mutable_data_ptr(),
-          dC.mutable_data_ptr(),
-          sizes.T,
-          static_cast<int>(parts),
-          static_cast<int>(kernel.owners),
-          token_sums.mutable_data_ptr<float>()});
+      operands,
+      states,
+      {gradients.dx.mutable_data_ptr(),
+       dB.mutable_data_ptr(),
+       dC.mutable_data_ptr(),
+       sizes.T,
+       static_cast<int>(parts),
+       static_cast<int>(owners),
+       token_sums.mutable_data_ptr<float>()});
   if (parts > 1) {
     add_parts(launcher, dB, gradients.dB);
     add_parts(launcher, dC, gradients.dC);
@@ -221,23 +253,40 @@ add_to_slots(const Launcher& launcher, const Operands& operands, const Tensor& o
   return gradient;
 }
 
+ChunkStates sweep_states(const Launcher& launcher, const Operands& operands) {
+  const SsdPlan& plan = operands.plan;
+  const SsdWalk forward{
+      SsdDirection::kForward,
+      operands.x,
+      operands.keys,
+      operands.time,
+      operands.start,
+      /*ends=*/false};
+  const SsdWalk backward{
+      SsdDirection::kReverse,
+      operands.dy,
+      operands.queries,
+      operands.time,
+      operands.end,
+      /*ends=*/operands.start.owner.defined()};
+  if (operands.hopper) {
+    const SsdHopperStates states = sweep_both_ways(launcher, plan, forward, backward);
+    return {states.entering, states.leaving, states.dinitial_BHPN};
+  }
+  const Tensor entering = sweep_keeping_chunks(launcher, plan, forward).chunk_states_KHPN;
+  const SsdSweepOutput back = sweep_keeping_chunks(launcher, plan, backward);
+  return {entering, back.chunk_states_KHPN, back.states_BHPN};
+}
+
 /// Fills `gradients` and returns that of the initial states, if there are any. There is at least
 /// one sequence.
-Tensor run_backward(const Operands& operands, const Gradients& gradients) {
-  const Launcher launcher(operands.x.owner);
-  const auto& [plan, dy, x, keys, queries, time, skip, start, end] = operands;
-  const Tensor states =
-      sweep_keeping_chunks(
-          launcher, plan, {SsdDirection::kForward, x, keys, time, start, /*ends=*/false})
-          .chunk_states_KHPN;
-  const SsdSweepOutput reverse = sweep_keeping_chunks(
-      launcher,
-      plan,
-      {SsdDirection::kReverse, dy, queries, time, end, /*ends=*/start.owner.defined()});
-  const Tensor token_sums =
-      chunk_gradients(launcher, operands, states, reverse.chunk_states_KHPN, gradients);
+Tensor
+run_backward(const Launcher& launcher, const Operands& operands, const Gradients& gradients) {
+  const ChunkStates states = sweep_states(launcher, operands);
+  const Tensor token_sums = chunk_gradients(launcher, operands, states, gradients);
   time_gradients(launcher, operands, token_sums, gradients);
-  return start.owner.defined() ? add_to_slots(launcher, operands, reverse.states_BHPN) : Tensor();
+  return operands.start.owner.defined() ? add_to_slots(launcher, operands, states.dinitial_BHPN)
+                                        : Tensor();
 }
 
 Gradients8 ssd_backward_cuda(
@@ -263,12 +312,21 @@ Gradients8 ssd_backward_cuda(
   const auto source = [](const OptionalTensor& states, const OptionalTensor& slots) {
     return states.has_value() ? SsdSource(*states, slots) : SsdSource();
   };
+  const Launcher launcher(x);
+  const SsdTokens slopes(dy);
+  const SsdTokens inputs(x);
+  const SsdTokens keys(B);
+  const SsdTokens queries(C);
+  const bool hopper =
+      takes_hopper(launcher, x.scalar_type(), sizes, {&slopes, &inputs, &keys, &queries});
   const Operands operands{
-      SsdPlan(x, starts, sizes),
-      SsdTokens(dy),
-      SsdTokens(x),
-      SsdTokens(B),
-      SsdTokens(C),
+      hopper,
+      // Both walks are made at once.
+      SsdPlan(x, starts, sizes, SsdPlan::kOneBlockEach / (hopper ? 2 : 1)),
+      slopes,
+      inputs,
+      keys,
+      queries,
       SsdTime(dt, A, time_step),
       SsdSkip(D),
       source(initial_states, initial_slots),
@@ -285,7 +343,7 @@ Gradients8 ssd_backward_cuda(
       D.has_value() ? at::zeros(D->sizes(), fp32) : none};
   Tensor dinitial;
   if (sizes.B > 0) {
-    dinitial = run_backward(operands, gradients);
+    dinitial = run_backward(launcher, operands, gradients);
   } else if (initial_states.has_value()) {
     dinitial = at::zeros(initial_states->sizes(), fp32);
   }

@@ -50,6 +50,12 @@ __device__ inline SsdSegment find_segment(const SsdLayout& layout, int number) {
       before == 0 || left > 0};
 }
 
+/// Whether a walk over the segments of a sequence ends with this one.
+__device__ inline bool ends_walk(const SsdLayout& layout, const SsdSegment& segment, bool reverse) {
+  return reverse ? segment.first == layout.starts[segment.sequence]
+                 : segment.first + segment.tokens == layout.starts[segment.sequence + 1];
+}
+
 /// Starts copying columns [column, column + columns) of `tokens` tokens, the first of them `token`,
 /// as load_rows() does.
 template <int kRows, int kThreads, typename T, int kColumns>

@@ -11,7 +11,6 @@
 namespace baton::ops::cuda {
 namespace {
 
-constexpr std::int64_t kEnoughBlocks = 128; // that keep a large GPU busy
 constexpr std::int64_t kWantedBlocks = 256; // where sequences are cut
 constexpr std::int64_t kFewestTokens = 512; // of a segment: fewer cost more than they gain
 constexpr std::int64_t kMostInt = std::numeric_limits<std::int32_t>::max();
@@ -26,10 +25,11 @@ at::Tensor as_fp32(const at::Tensor& tensor) {
   return tensor.to(at::kFloat).contiguous();
 }
 
-std::int64_t tokens_of_segment(const SsdSizes& sizes, std::int64_t tiles) {
+std::int64_t
+tokens_of_segment(const SsdSizes& sizes, std::int64_t tiles, std::int64_t enough_blocks) {
   const std::int64_t whole = sizes.T + 1;
   const std::int64_t blocks = sizes.H * tiles;
-  if (sizes.B == 0 || sizes.B * blocks >= kEnoughBlocks) {
+  if (sizes.B == 0 || sizes.B * blocks >= enough_blocks) {
     return whole;
   }
   const std::int64_t tokens = std::max(sizes.T * blocks / kWantedBlocks, kFewestTokens);
@@ -83,14 +83,18 @@ SsdSkip::SsdSkip(const std::optional<at::Tensor>& D) {
   }
 }
 
-SsdPlan::SsdPlan(const at::Tensor& values_THP, const at::Tensor& starts_B1, const SsdSizes& all)
+SsdPlan::SsdPlan(
+    const at::Tensor& values_THP,
+    const at::Tensor& starts_B1,
+    const SsdSizes& all,
+    std::int64_t enough_blocks)
     : sizes(all),
       dtype(values_THP.scalar_type()),
       state_options(values_THP.options().dtype(at::kFloat)),
       starts(starts_B1.contiguous()),
       tile(ssd_tile(all.P, all.N)),
       tiles((all.P + tile.channels - 1) / tile.channels),
-      segment_tokens(tokens_of_segment(all, tiles)) {
+      segment_tokens(tokens_of_segment(all, tiles, enough_blocks)) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       dtype == at::kFloat || dtype == at::kBFloat16,
       "the scan on a GPU takes fp32 or bf16, not ",

@@ -46,8 +46,16 @@ struct SsdSkip {
 /// One call's sizes, and how it cuts the stream: see SsdLayout. Where sequences times heads do not
 /// fill a GPU, sequences are cut in segments whose states are made first.
 struct SsdPlan {
-  /// Throws c10::Error for what the GPU's kernels do not take.
-  SsdPlan(const at::Tensor& values_THP, const at::Tensor& starts, const SsdSizes& sizes);
+  /// Sequences are cut where they give fewer than `enough_blocks` blocks. Throws c10::Error for
+  /// what the GPU's kernels do not take.
+  SsdPlan(
+      const at::Tensor& values_THP,
+      const at::Tensor& starts,
+      const SsdSizes& sizes,
+      std::int64_t enough_blocks = kOneBlockEach);
+
+  /// Blocks that keep a large GPU busy: one on each multiprocessor, or nearly.
+  static constexpr std::int64_t kOneBlockEach = 128;
 
   SsdSizes sizes;
   at::ScalarType dtype;

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/ops/cuda/ssd_hopper.h"
+
 namespace baton::ops::cuda {
 namespace {
 
@@ -12,6 +14,11 @@ void launch_sweep(
     const SsdWalk& walk,
     const SsdSource& incoming,
     const SsdSweepOutputs& outputs) {
+  if (outputs.chunk_states == nullptr &&
+      takes_hopper(launcher, plan.dtype, plan.sizes, {&walk.values, &walk.keys})) {
+    launch_hopper_sweep(launcher, plan, {{walk, incoming, outputs}});
+    return;
+  }
   const SsdKernel kernel =
       ssd_sweep_kernel(plan.dtype, plan.tile, walk.direction == SsdDirection::kReverse);
   launcher.launch(
@@ -48,7 +55,7 @@ SsdSweepOutput sweep_into(
     const SsdSegments segments = enter_segments(launcher, plan, walk);
     if (chunks != nullptr) {
       const SsdSource entering(segments.entering_states);
-      launch_sweep(launcher, plan, walk, entering, {chunks, nullptr, nullptr});
+      launch_sweep(launcher, plan, walk, entering, {.chunk_states = chunks});
     }
     return {segments.states_BHPN, segments.log_decay_BH, chunk_states};
   }
@@ -56,7 +63,13 @@ SsdSweepOutput sweep_into(
   const at::Tensor decays = empty_decays(plan, walk.ends ? plan.sizes.B : 0);
   if (plan.sizes.B > 0) {
     launch_sweep(
-        launcher, plan, walk, walk.start, {chunks, data_or_null(states), data_or_null(decays)});
+        launcher,
+        plan,
+        walk,
+        walk.start,
+        {.chunk_states = chunks,
+         .states = data_or_null(states),
+         .log_decays = data_or_null(decays)});
   }
   return {states, decays, chunk_states};
 }
@@ -73,13 +86,16 @@ SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const 
       plan,
       walk,
       SsdSource(),
-      {nullptr, entering.mutable_data_ptr<float>(), decays.mutable_data_ptr<float>()});
+      {.states = entering.mutable_data_ptr<float>(),
+       .log_decays = decays.mutable_data_ptr<float>(),
+       .skip_last = !walk.ends});
   const SsdKernel kernel = ssd_combine_kernel(walk.direction == SsdDirection::kReverse);
   const std::int64_t elements = plan.sizes.H * plan.sizes.P * plan.sizes.N;
+  const std::int64_t of_block = std::int64_t{kernel.threads} * kSsdCombineElements;
   launcher.launch(
       kernel.spec,
       {.grid =
-           {static_cast<unsigned>((elements + kernel.threads - 1) / kernel.threads),
+           {static_cast<unsigned>((elements + of_block - 1) / of_block),
             static_cast<unsigned>(plan.sizes.B),
             1},
        .block = {kernel.threads, 1, 1}},

@@ -143,17 +143,16 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
       static_cast<int>(blockIdx.x % tiles) * kP,
       reinterpret_cast<T*>(dynamic_shared()),
       times};
-  if (block.segment.exists) {
+  if (block.segment.exists && !(out.skip_last && ends_walk(layout, block.segment, kReverse))) {
     walk_states(block, out);
   }
 }
 
-constexpr int kSsdCombineThreads = 256;
-
 /// states and log_decays: what the segments do to a state that passes through them (see
 /// SsdSweepOutputs). Replaces each segment's state by the one that comes into it, and leaves the
-/// state and the log decay of each sequence. kReverse walks from the last segment of a sequence to
-/// the first. One thread an element of [H, P, N], a row of blocks a sequence.
+/// state and the log decay of each sequence; where final_states is null, the last segment that a
+/// state passes through was not walked and nothing is asked of it. kReverse walks from the last
+/// segment of a sequence to the first. Block (elements of [H, P, N], sequence).
 template <bool kReverse>
 __global__ void __launch_bounds__(kSsdCombineThreads) ssd_combine(
     SsdLayout layout,
@@ -164,36 +163,58 @@ __global__ void __launch_bounds__(kSsdCombineThreads) ssd_combine(
     float* final_log_decays) {
   const int per_head = layout.head_dim * layout.state_dim;
   const long long size = static_cast<long long>(layout.heads) * per_head;
-  const long long element = static_cast<long long>(blockIdx.x) * kSsdCombineThreads + threadIdx.x;
-  if (element >= size) {
-    return;
-  }
+  const long long element =
+      static_cast<long long>(blockIdx.x) * (kSsdCombineElements * kSsdCombineThreads) + threadIdx.x;
   const int b = blockIdx.y;
-  const int head = static_cast<int>(element / per_head);
   const long long first = layout.starts[b] / layout.segment_tokens + b;
   const long long tokens = layout.starts[b + 1] - layout.starts[b];
+  // A sequence without tokens has one segment.
   const int segments =
-      static_cast<int>((tokens + layout.segment_tokens - 1) / layout.segment_tokens);
+      static_cast<int>(max(1ll, (tokens + layout.segment_tokens - 1) / layout.segment_tokens));
   const int slot =
       incoming.data == nullptr ? -1 : (incoming.slots == nullptr ? b : incoming.slots[b]);
-  float carried =
-      slot < 0 || slot >= incoming.count ? 0.0f : incoming.data[slot * incoming.stride + element];
-  double log_decay = 0;
+  float carried[kSsdCombineElements];
+  double log_decay[kSsdCombineElements];
+#pragma unroll
+  for (int e = 0; e < kSsdCombineElements; ++e) {
+    const long long at = element + e * kSsdCombineThreads;
+    carried[e] = slot < 0 || slot >= incoming.count || at >= size
+                     ? 0.0f
+                     : incoming.data[slot * incoming.stride + at];
+    log_decay[e] = 0;
+  }
   for (int i = 0; i < segments; ++i) {
     const long long segment = first + (kReverse ? segments - 1 - i : i);
-    const float own_decay = log_decays[segment * layout.heads + head];
-    float* own = states + segment * size + element;
-    const float added = *own;
-    *own = carried;
-    carried = fmaf(expf(own_decay), carried, added);
-    log_decay += static_cast<double>(own_decay);
+    float* own = states + segment * size;
+    const bool walked = final_states != nullptr || i + 1 < segments;
+    float added[kSsdCombineElements];
+    float decays[kSsdCombineElements];
+#pragma unroll
+    for (int e = 0; e < kSsdCombineElements; ++e) {
+      const long long at = element + e * kSsdCombineThreads;
+      added[e] = walked && at < size ? own[at] : 0.0f;
+      decays[e] = walked && at < size ? log_decays[segment * layout.heads + at / per_head] : 0.0f;
+    }
+#pragma unroll
+    for (int e = 0; e < kSsdCombineElements; ++e) {
+      const long long at = element + e * kSsdCombineThreads;
+      if (at < size) {
+        own[at] = carried[e];
+      }
+      carried[e] = fmaf(expf(decays[e]), carried[e], added[e]);
+      log_decay[e] += static_cast<double>(decays[e]);
+    }
   }
-  if (final_states != nullptr) {
-    final_states[b * size + element] = carried;
-  }
-  if (final_log_decays != nullptr && element % per_head == 0) {
-    final_log_decays[static_cast<long long>(b) * layout.heads + head] =
-        static_cast<float>(log_decay);
+#pragma unroll
+  for (int e = 0; e < kSsdCombineElements; ++e) {
+    const long long at = element + e * kSsdCombineThreads;
+    if (final_states != nullptr && at < size) {
+      final_states[b * size + at] = carried[e];
+    }
+    if (final_log_decays != nullptr && at < size && at % per_head == 0) {
+      final_log_decays[static_cast<long long>(b) * layout.heads + at / per_head] =
+          static_cast<float>(log_decay[e]);
+    }
   }
 }
 

@@ -60,6 +60,7 @@ class Launcher {
 
   /// No kernel that wants a certain architecture runs here.
   std::string arch() const { return "emulated"; }
+  long long multiprocessors() const { return 1; }
 };
 
 } // namespace baton::ops::cuda

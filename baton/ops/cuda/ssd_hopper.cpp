@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cuda/ssd_hopper.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+
+#include "baton/jit/tile_map.h"
+#include "baton/ops/cuda/ssd_hopper_arguments.cuh"
+#include "baton/ops/cuda_kernels_ssd_hopper.h"
+
+namespace baton::ops::cuda {
+namespace {
+
+constexpr unsigned kTwoBlocksEach = 200; // nearly two blocks on each multiprocessor
+
+jit::TileMap map_rows(const SsdRows& rows, std::int64_t tokens, std::int64_t values) {
+  // Rows of a single token may lie any stride apart.
+  const std::int64_t stride = tokens == 1 ? values : rows.stride;
+  return jit::map_tiles({rows.data, tokens, values, stride}, kSsdChunk);
+}
+
+/// The maps of one call's tensors.
+struct Maps {
+  const SsdSizes& sizes;
+  jit::TileMap values(const SsdRows& rows) const {
+    return map_rows(rows, sizes.T, sizes.H * sizes.P);
+  }
+  jit::TileMap keys(const SsdRows& rows) const {
+    return map_rows(rows, sizes.T, sizes.G * sizes.N);
+  }
+  /// A dense tensor [T, H, P].
+  jit::TileMap dense_values(const void* data) const {
+    return values({data, sizes.H * sizes.P, true});
+  }
+};
+
+jit::LaunchShape shape_of(const SsdKernel& kernel, unsigned blocks, unsigned rows = 1) {
+  return {
+      .grid = {blocks, rows, 1},
+      .block = {kernel.threads, 1, 1},
+      .shared_bytes = kernel.shared_bytes};
+}
+
+} // namespace
+
+bool takes_hopper(
+    const Launcher& launcher,
+    at::ScalarType dtype,
+    const SsdSizes& sizes,
+    std::initializer_list<const SsdTokens*> tokens) {
+  return dtype == at::kBFloat16 && sizes.P == kHeadColumns && (sizes.N == 64 || sizes.N == 128) &&
+         sizes.T > 0 && sizes.B > 0 &&
+         std::ranges::all_of(tokens, [](const SsdTokens* rows) { return rows->rows.packed; }) &&
+         launcher.arch() == kHopperArch;
+}
+
+void launch_hopper_forward(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdTime& time,
+    const SsdForwardInputs& inputs,
+    at::Tensor& y,
+    float* leaving) {
+  const SsdKernel kernel = ssd_hopper_kernel(plan.sizes.N);
+  const Maps maps{plan.sizes};
+  launcher.launch(
+      kernel.spec,
+      shape_of(kernel, plan.blocks()),
+      plan.layout(),
+      time.inputs,
+      inputs,
+      y.mutable_data_ptr(),
+      leaving,
+      maps.values(inputs.x),
+      maps.keys(inputs.B),
+      maps.keys(inputs.C),
+      maps.dense_values(y.const_data_ptr()));
+}
+
+void launch_hopper_sweep(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const std::vector<SsdHopperSweep>& sweeps) {
+  // Blocks of half a state where whole ones leave multiprocessors with one block each.
+  const auto walks = static_cast<unsigned>(sweeps.size());
+  const bool halves = plan.blocks() * walks < kTwoBlocksEach || plan.sizes.N == 64;
+  const std::int64_t columns = halves ? 64 : 128;
+  const SsdKernel kernel = ssd_hopper_sweep_kernel(columns);
+  const Maps maps{plan.sizes};
+  const SsdHopperSweep& first = sweeps.front();
+  const SsdHopperSweep& last = sweeps.back();
+  const auto walk_of = [](const SsdHopperSweep& sweep) -> SsdHopperWalk {
+    return {sweep.incoming.states, sweep.outputs, sweep.walk.direction == SsdDirection::kReverse};
+  };
+  launcher.launch(
+      kernel.spec,
+      shape_of(kernel, plan.blocks() * static_cast<unsigned>(plan.sizes.N / columns), walks),
+      plan.layout(),
+      first.walk.time.inputs,
+      SsdHopperWalks{{walk_of(first), walk_of(last)}},
+      maps.values(first.walk.values.rows),
+      maps.keys(first.walk.keys.rows),
+      maps.values(last.walk.values.rows),
+      maps.keys(last.walk.keys.rows));
+}
+
+SsdHopperStates sweep_both_ways(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdWalk& forward,
+    const SsdWalk& backward) {
+  const auto [T, H, P, G, N, B] = plan.sizes;
+  const auto states_of_chunks = [&, H = H, P = P, N = N] {
+    return at::empty({plan.chunks(), H, P, N}, plan.state_options.dtype(plan.dtype));
+  };
+  SsdHopperStates states{states_of_chunks(), states_of_chunks(), {}};
+  SsdSweepOutputs of_forward{.chunk_states = states.entering.mutable_data_ptr()};
+  SsdSweepOutputs of_backward{.chunk_states = states.leaving.mutable_data_ptr()};
+  if (plan.cut()) {
+    const SsdSource forward_start(enter_segments(launcher, plan, forward).entering_states);
+    const SsdSegments segments = enter_segments(launcher, plan, backward);
+    const SsdSource backward_start(segments.entering_states);
+    states.dinitial_BHPN = segments.states_BHPN;
+    launch_hopper_sweep(
+        launcher,
+        plan,
+        {{forward, forward_start, of_forward}, {backward, backward_start, of_backward}});
+    return states;
+  }
+  if (backward.ends) {
+    states.dinitial_BHPN = at::empty({B, H, P, N}, plan.state_options);
+    of_backward.states = states.dinitial_BHPN.mutable_data_ptr<float>();
+  }
+  launch_hopper_sweep(
+      launcher,
+      plan,
+      {{forward, forward.start, of_forward}, {backward, backward.start, of_backward}});
+  return states;
+}
+
+void launch_hopper_gradients(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdHopperOperands& operands,
+    const SsdGradientOutputs& outputs) {
+  const SsdKernel kernel = ssd_hopper_gradients_kernel(plan.sizes.N);
+  const Maps maps{plan.sizes};
+  const long long items = plan.chunks() * plan.sizes.G * outputs.parts;
+  launcher.launch(
+      kernel.spec,
+      shape_of(kernel, static_cast<unsigned>(std::min(items, launcher.multiprocessors()))),
+      plan.layout(),
+      operands.time.inputs,
+      SsdHopperGradientInputs{
+          static_cast<const unsigned char*>(operands.states.const_data_ptr()),
+          static_cast<const unsigned char*>(operands.dstates.const_data_ptr()),
+          operands.skip.inputs},
+      outputs,
+      items,
+      maps.values(operands.x.rows),
+      maps.values(operands.dy.rows),
+      maps.keys(operands.keys.rows),
+      maps.keys(operands.queries.rows),
+      maps.dense_values(outputs.dx));
+}
+
+} // namespace baton::ops::cuda

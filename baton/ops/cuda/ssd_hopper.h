@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launching the kernels of the scan that only sm_90a has.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
+
+#include "baton/ops/cuda/launch.h"
+#include "baton/ops/cuda/ssd_gradient_arguments.cuh"
+#include "baton/ops/cuda/ssd_plan.h"
+#include "baton/ops/cuda/ssd_sweep.h"
+
+namespace baton::ops::cuda {
+
+/// Heads of sequences from which on the forward scan does not cut them: two thirds of what a large
+/// GPU takes at a time.
+constexpr std::int64_t kHopperForwardBlocks = 176;
+
+/// Whether these kernels take inputs of such sizes, all of `tokens` among them.
+bool takes_hopper(
+    const Launcher& launcher,
+    at::ScalarType dtype,
+    const SsdSizes& sizes,
+    std::initializer_list<const SsdTokens*> tokens);
+
+/// The forward scan into y [T, H, P]. `leaving`, if not null, receives what leaves each sequence.
+void launch_hopper_forward(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdTime& time,
+    const SsdForwardInputs& inputs,
+    at::Tensor& y,
+    float* leaving);
+
+struct SsdHopperSweep {
+  const SsdWalk& walk; ///< but for its start
+  const SsdSource& incoming;
+  SsdSweepOutputs outputs; ///< chunk_states in the form of SsdHopperWalk
+};
+
+/// One or two walks at once.
+void launch_hopper_sweep(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const std::vector<SsdHopperSweep>& sweeps);
+
+/// What both walks of a backward scan leave.
+struct SsdHopperStates {
+  at::Tensor entering;      ///< what comes into the chunks, as SsdHopperWalk says
+  at::Tensor leaving;       ///< the gradients of what leaves them, likewise
+  at::Tensor dinitial_BHPN; ///< what the backward walk leaves, if its ends are asked for; fp32
+};
+
+/// A forward walk, without its ends, and a backward one over the same tokens.
+SsdHopperStates sweep_both_ways(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdWalk& forward,
+    const SsdWalk& backward);
+
+/// What ssd_hopper_gradients reads.
+struct SsdHopperOperands {
+  const SsdTokens& dy;
+  const SsdTokens& x;
+  const SsdTokens& keys;
+  const SsdTokens& queries;
+  const SsdTime& time;
+  const SsdSkip& skip;
+  at::Tensor states;  ///< what comes into the chunks, as SsdHopperWalk says
+  at::Tensor dstates; ///< the gradients of what leaves them, likewise
+};
+
+/// The gradients that chunks give.
+void launch_hopper_gradients(
+    const Launcher& launcher,
+    const SsdPlan& plan,
+    const SsdHopperOperands& operands,
+    const SsdGradientOutputs& outputs);
+
+} // namespace baton::ops::cuda
