@@ -12,7 +12,7 @@
 namespace baton::ops::cuda {
 namespace {
 
-constexpr unsigned kTwoBlocksEach = 200; // nearly two blocks on each multiprocessor
+constexpr std::int64_t kTwoBlocksEach = 200; // nearly two blocks on each multiprocessor
 
 jit::TileMap map_rows(const SsdRows& rows, std::int64_t tokens, std::int64_t values) {
   // Rows of a single token may lie any stride apart.
@@ -83,8 +83,12 @@ void launch_hopper_sweep(
     const SsdPlan& plan,
     const std::vector<SsdHopperSweep>& sweeps) {
   // Blocks of half a state where whole ones leave multiprocessors with one block each.
+  std::int64_t busy = 0;
+  for (const SsdHopperSweep& sweep : sweeps) {
+    busy += plan.blocks() - (sweep.outputs.skip_last ? plan.sizes.B * plan.sizes.H : 0);
+  }
   const auto walks = static_cast<unsigned>(sweeps.size());
-  const bool halves = plan.blocks() * walks < kTwoBlocksEach || plan.sizes.N == 64;
+  const bool halves = busy < kTwoBlocksEach || plan.sizes.N == 64;
   const std::int64_t columns = halves ? 64 : 128;
   const SsdKernel kernel = ssd_hopper_sweep_kernel(columns);
   const Maps maps{plan.sizes};
