@@ -31,9 +31,9 @@ std::int64_t padded(std::int64_t size) {
   return width;
 }
 
-std::string arguments(c10::ScalarType activation, SsdTile tile, const std::string& more = "") {
+std::string arguments(c10::ScalarType activation, SsdTile tile) {
   return "<" + cuda_type_name(activation) + ", " + std::to_string(tile.channels) + ", " +
-         std::to_string(tile.state_dim) + more + ">";
+         std::to_string(tile.state_dim) + ">";
 }
 
 std::int64_t tokens_of_step(c10::ScalarType activation) {
@@ -64,14 +64,12 @@ SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile) {
       static_cast<unsigned>(2 * stage + tile_bytes(activation, tokens, tokens))};
 }
 
-SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse) {
+SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile) {
   const std::int64_t tokens = tokens_of_step(activation);
   const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
                              tile_bytes(activation, tokens, tile.state_dim);
   return {
-      {"baton/ops/cuda/ssd_sweep.cu",
-       "baton::ssd_sweep" + arguments(activation, tile, reverse ? ", true" : ", false"),
-       {}},
+      {"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_sweep" + arguments(activation, tile), {}},
       static_cast<unsigned>(tile.channels / kWarpRows * kSweepHalves) * kWarpThreads,
       static_cast<unsigned>(kSweepStages * stage)};
 }
@@ -106,12 +104,10 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
           return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
         };
         kernels.push_back({ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves});
-        for (const bool reverse : {false, true}) {
-          kernels.push_back(
-              {ssd_sweep_kernel(activation, tile, reverse).spec,
-               two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
-               serves});
-        }
+        kernels.push_back(
+            {ssd_sweep_kernel(activation, tile).spec,
+             two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
+             serves});
       }
       kernels.push_back(
           {ssd_step_kernel(activation, state_dim).kernel.spec,

@@ -27,7 +27,7 @@ struct SsdKernel {
 
 SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile);
 
-SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile, bool reverse);
+SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile);
 SsdKernel ssd_combine_kernel(bool reverse);
 
 struct SsdStepKernel {

@@ -58,12 +58,25 @@ struct SsdSweepInputs {
   SsdStates incoming; ///< one a segment
 };
 
-/// What a sweep leaves; null where it is not wanted.
+/// What a sweep leaves; null where it is not wanted. ssd_hopper_sweep leaves chunk_states as shared
+/// memory holds them: the panels of a head's state one after the other.
 struct SsdSweepOutputs {
   void* chunk_states = nullptr; ///< [chunks, H, P, N] in the inputs' dtype: what comes into each
   float* states = nullptr;      ///< [segments, H, P, N]: what leaves each segment
   float* log_decays = nullptr;  ///< [segments, H]
   bool skip_last = false;       ///< the walk's last segment of each sequence is not walked
+};
+
+/// A walk forwards, or backwards from the end.
+struct SsdSweepWalk {
+  SsdSweepInputs in;
+  SsdSweepOutputs out;
+  bool reverse;
+};
+
+/// The walks of a launch: block row w makes walk w.
+struct SsdSweepWalks {
+  SsdSweepWalk of[2];
 };
 
 constexpr int kSsdCombineThreads = 256; ///< of a block of ssd_combine

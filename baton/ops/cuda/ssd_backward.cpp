@@ -101,18 +101,12 @@ void add_parts(const Launcher& launcher, const Tensor& parts, const Tensor& out)
   }
 }
 
-/// What goes into the chunks' gradients beside the operands: the states on both sides of each.
-struct ChunkStates {
-  Tensor entering, leaving; ///< [chunks, H, P, N], in the activations' dtype
-  Tensor dinitial_BHPN;     ///< where there are initial states
-};
-
 /// Fills what `out` names with one kernel, and the sums per token [chunks, H, passes, owners, sums,
 /// 64].
 void launch_chunk_gradients(
     const Launcher& launcher,
     const Operands& operands,
-    const ChunkStates& states,
+    const SsdChunkStates& states,
     const SsdGradientOutputs& out) {
   const SsdPlan& plan = operands.plan;
   const SsdSizes& sizes = plan.sizes;
@@ -126,8 +120,8 @@ void launch_chunk_gradients(
          operands.queries,
          operands.time,
          operands.skip,
-         states.entering,
-         states.leaving},
+         states.entering_KHPN,
+         states.leaving_KHPN},
         out);
     return;
   }
@@ -142,8 +136,8 @@ void launch_chunk_gradients(
           operands.x.rows,
           operands.keys.rows,
           operands.queries.rows,
-          states.entering.const_data_ptr(),
-          states.leaving.const_data_ptr(),
+          states.entering_KHPN.const_data_ptr(),
+          states.leaving_KHPN.const_data_ptr(),
           sizes.N % widest_pack(plan.dtype) == 0,
           operands.skip.inputs},
       out);
@@ -153,7 +147,7 @@ void launch_chunk_gradients(
 Tensor chunk_gradients(
     const Launcher& launcher,
     const Operands& operands,
-    const ChunkStates& states,
+    const SsdChunkStates& states,
     const Gradients& gradients) {
   const SsdPlan& plan = operands.plan;
   const SsdSizes& sizes = plan.sizes;
@@ -253,7 +247,7 @@ add_to_slots(const Launcher& launcher, const Operands& operands, const Tensor& o
   return gradient;
 }
 
-ChunkStates sweep_states(const Launcher& launcher, const Operands& operands) {
+SsdChunkStates sweep_states(const Launcher& launcher, const Operands& operands) {
   const SsdPlan& plan = operands.plan;
   const SsdWalk forward{
       SsdDirection::kForward,
@@ -269,20 +263,14 @@ ChunkStates sweep_states(const Launcher& launcher, const Operands& operands) {
       operands.time,
       operands.end,
       /*ends=*/operands.start.owner.defined()};
-  if (operands.hopper) {
-    const SsdHopperStates states = sweep_both_ways(launcher, plan, forward, backward);
-    return {states.entering, states.leaving, states.dinitial_BHPN};
-  }
-  const Tensor entering = sweep_keeping_chunks(launcher, plan, forward).chunk_states_KHPN;
-  const SsdSweepOutput back = sweep_keeping_chunks(launcher, plan, backward);
-  return {entering, back.chunk_states_KHPN, back.states_BHPN};
+  return sweep_both_ways(launcher, plan, forward, backward);
 }
 
 /// Fills `gradients` and returns that of the initial states, if there are any. There is at least
 /// one sequence.
 Tensor
 run_backward(const Launcher& launcher, const Operands& operands, const Gradients& gradients) {
-  const ChunkStates states = sweep_states(launcher, operands);
+  const SsdChunkStates states = sweep_states(launcher, operands);
   const Tensor token_sums = chunk_gradients(launcher, operands, states, gradients);
   time_gradients(launcher, operands, token_sums, gradients);
   return operands.start.owner.defined() ? add_to_slots(launcher, operands, states.dinitial_BHPN)
@@ -321,8 +309,7 @@ Gradients8 ssd_backward_cuda(
       takes_hopper(launcher, x.scalar_type(), sizes, {&slopes, &inputs, &keys, &queries});
   const Operands operands{
       hopper,
-      // Both walks are made at once.
-      SsdPlan(x, starts, sizes, SsdPlan::kOneBlockEach / (hopper ? 2 : 1)),
+      SsdPlan(x, starts, sizes, SsdPlan::kOneBlockEach / 2), // both walks are made at once
       slopes,
       inputs,
       keys,

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include <ATen/ATen.h>
-
 #include "baton/jit/tile_map.h"
 #include "baton/ops/cuda/ssd_hopper_arguments.cuh"
 #include "baton/ops/cuda_kernels_ssd_hopper.h"
@@ -81,10 +79,10 @@ void launch_hopper_forward(
 void launch_hopper_sweep(
     const Launcher& launcher,
     const SsdPlan& plan,
-    const std::vector<SsdHopperSweep>& sweeps) {
+    const std::vector<SsdSweep>& sweeps) {
   // Blocks of half a state where whole ones leave multiprocessors with one block each.
   std::int64_t busy = 0;
-  for (const SsdHopperSweep& sweep : sweeps) {
+  for (const SsdSweep& sweep : sweeps) {
     busy += plan.blocks() - (sweep.outputs.skip_last ? plan.sizes.B * plan.sizes.H : 0);
   }
   const auto walks = static_cast<unsigned>(sweeps.size());
@@ -92,55 +90,18 @@ void launch_hopper_sweep(
   const std::int64_t columns = halves ? 64 : 128;
   const SsdKernel kernel = ssd_hopper_sweep_kernel(columns);
   const Maps maps{plan.sizes};
-  const SsdHopperSweep& first = sweeps.front();
-  const SsdHopperSweep& last = sweeps.back();
-  const auto walk_of = [](const SsdHopperSweep& sweep) -> SsdHopperWalk {
-    return {sweep.incoming.states, sweep.outputs, sweep.walk.direction == SsdDirection::kReverse};
-  };
+  const SsdSweep& first = sweeps.front();
+  const SsdSweep& last = sweeps.back();
   launcher.launch(
       kernel.spec,
       shape_of(kernel, plan.blocks() * static_cast<unsigned>(plan.sizes.N / columns), walks),
       plan.layout(),
       first.walk.time.inputs,
-      SsdHopperWalks{{walk_of(first), walk_of(last)}},
+      walks_of(sweeps),
       maps.values(first.walk.values.rows),
       maps.keys(first.walk.keys.rows),
       maps.values(last.walk.values.rows),
       maps.keys(last.walk.keys.rows));
-}
-
-SsdHopperStates sweep_both_ways(
-    const Launcher& launcher,
-    const SsdPlan& plan,
-    const SsdWalk& forward,
-    const SsdWalk& backward) {
-  const auto [T, H, P, G, N, B] = plan.sizes;
-  const auto states_of_chunks = [&, H = H, P = P, N = N] {
-    return at::empty({plan.chunks(), H, P, N}, plan.state_options.dtype(plan.dtype));
-  };
-  SsdHopperStates states{states_of_chunks(), states_of_chunks(), {}};
-  SsdSweepOutputs of_forward{.chunk_states = states.entering.mutable_data_ptr()};
-  SsdSweepOutputs of_backward{.chunk_states = states.leaving.mutable_data_ptr()};
-  if (plan.cut()) {
-    const SsdSource forward_start(enter_segments(launcher, plan, forward).entering_states);
-    const SsdSegments segments = enter_segments(launcher, plan, backward);
-    const SsdSource backward_start(segments.entering_states);
-    states.dinitial_BHPN = segments.states_BHPN;
-    launch_hopper_sweep(
-        launcher,
-        plan,
-        {{forward, forward_start, of_forward}, {backward, backward_start, of_backward}});
-    return states;
-  }
-  if (backward.ends) {
-    states.dinitial_BHPN = at::empty({B, H, P, N}, plan.state_options);
-    of_backward.states = states.dinitial_BHPN.mutable_data_ptr<float>();
-  }
-  launch_hopper_sweep(
-      launcher,
-      plan,
-      {{forward, forward.start, of_forward}, {backward, backward.start, of_backward}});
-  return states;
 }
 
 void launch_hopper_gradients(

@@ -36,31 +36,11 @@ void launch_hopper_forward(
     at::Tensor& y,
     float* leaving);
 
-struct SsdHopperSweep {
-  const SsdWalk& walk; ///< but for its start
-  const SsdSource& incoming;
-  SsdSweepOutputs outputs; ///< chunk_states in the form of SsdHopperWalk
-};
-
-/// One or two walks at once.
+/// One or two walks at once, whose inputs these kernels take.
 void launch_hopper_sweep(
     const Launcher& launcher,
     const SsdPlan& plan,
-    const std::vector<SsdHopperSweep>& sweeps);
-
-/// What both walks of a backward scan leave.
-struct SsdHopperStates {
-  at::Tensor entering;      ///< what comes into the chunks, as SsdHopperWalk says
-  at::Tensor leaving;       ///< the gradients of what leaves them, likewise
-  at::Tensor dinitial_BHPN; ///< what the backward walk leaves, if its ends are asked for; fp32
-};
-
-/// A forward walk, without its ends, and a backward one over the same tokens.
-SsdHopperStates sweep_both_ways(
-    const Launcher& launcher,
-    const SsdPlan& plan,
-    const SsdWalk& forward,
-    const SsdWalk& backward);
+    const std::vector<SsdSweep>& sweeps);
 
 /// What ssd_hopper_gradients reads.
 struct SsdHopperOperands {
@@ -70,7 +50,7 @@ struct SsdHopperOperands {
   const SsdTokens& queries;
   const SsdTime& time;
   const SsdSkip& skip;
-  at::Tensor states;  ///< what comes into the chunks, as SsdHopperWalk says
+  at::Tensor states;  ///< what comes into the chunks, as ssd_hopper_sweep leaves it
   at::Tensor dstates; ///< the gradients of what leaves them, likewise
 };
 

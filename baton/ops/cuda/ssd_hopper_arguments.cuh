@@ -34,21 +34,8 @@ constexpr int kHopperGradientRest = 16 << 10;
 constexpr int kHopperThreads = 256;         ///< of a block of ssd_hopper and ssd_hopper_sweep
 constexpr int kHopperGradientThreads = 384; ///< of a block of ssd_hopper_gradients
 
-/// A walk of ssd_hopper_sweep. Its chunk_states are rounded to bf16, the panels of a head's state
-/// one after the other, as shared memory holds them.
-struct SsdHopperWalk {
-  SsdStates incoming; ///< one a segment
-  SsdSweepOutputs out;
-  bool reverse;
-};
-
-/// The walks of a launch: block row w makes walk w.
-struct SsdHopperWalks {
-  SsdHopperWalk of[2];
-};
-
-/// What ssd_hopper_gradients reads beside tiles of x, dy, B and C. States are in the form that
-/// SsdHopperWalk says.
+/// What ssd_hopper_gradients reads beside tiles of x, dy, B and C. States are as
+/// ssd_hopper_sweep leaves them.
 struct SsdHopperGradientInputs {
   const unsigned char* states;
   const unsigned char* dstates;

@@ -200,14 +200,14 @@ template <int kColumns>
 __global__ void __launch_bounds__(kHopperThreads, kColumns == 64 ? 3 : 2) ssd_hopper_sweep(
     SsdLayout layout,
     SsdTimeInputs time,
-    const __grid_constant__ SsdHopperWalks walks,
+    const __grid_constant__ SsdSweepWalks walks,
     const __grid_constant__ TileMap first_values,
     const __grid_constant__ TileMap first_keys,
     const __grid_constant__ TileMap second_values,
     const __grid_constant__ TileMap second_keys) {
   using Shared = SsdHopperSweepShared<kColumns>;
   Shared& shared = hopper_shared<Shared>(dynamic_shared());
-  const SsdHopperWalk& walk = walks.of[blockIdx.y];
+  const SsdSweepWalk& walk = walks.of[blockIdx.y];
   const int parts = layout.state_dim / kColumns;
   const int of_heads = static_cast<int>(blockIdx.x) / parts;
   const int number = of_heads / layout.heads;
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kHopperThreads, kColumns == 64 ? 3 : 2) ssd_ho
   const int warp = warp_index() - kWarpgroup / kWarpThreads;
   if (warp < 0) {
     take_registers<kColumns == 64 ? 112 : 184>();
-    SsdHopperSweeper<kColumns>{shared, layout, stretch, walk.out}.walk(walk.incoming);
+    SsdHopperSweeper<kColumns>{shared, layout, stretch, walk.out}.walk(walk.in.incoming);
     return;
   }
   give_registers<kColumns == 64 ? 48 : 72>();

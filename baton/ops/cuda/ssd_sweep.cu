@@ -16,7 +16,7 @@ constexpr int kSsdSweepStages = 3;
 
 /// What a block of ssd_sweep works on: kP channels of a head in a segment. Each of its warps holds
 /// 16 channels of the state times half of the padded state dim kN.
-template <typename T, int kP, int kN, bool kReverse>
+template <typename T, int kP, int kN>
 struct SsdSweepBlock {
   static constexpr int kQ = kSsdStep<T>;
   static constexpr int kThreads = kP / 16 * 2 * kWarpThreads;
@@ -25,7 +25,7 @@ struct SsdSweepBlock {
 
   const SsdLayout& layout;
   const SsdTimeInputs& time;
-  const SsdSweepInputs& in;
+  const SsdSweepWalk& walk;
   SsdSegment segment;
   int number; ///< of the segment
   int head;
@@ -35,12 +35,12 @@ struct SsdSweepBlock {
 
   __device__ int steps() const { return (segment.tokens + kQ - 1) / kQ; }
   /// Which part of the segment step i of the walk takes.
-  __device__ int part(int i) const { return kReverse ? steps() - 1 - i : i; }
+  __device__ int part(int i) const { return walk.reverse ? steps() - 1 - i : i; }
   __device__ int tokens_from(int i) const { return segment.tokens - part(i) * kQ; }
   /// Whether the state comes into a chunk with step i.
   __device__ bool enters_chunk(int i) const {
-    return kReverse ? part(i) % kStepsOfChunk == kStepsOfChunk - 1 || i == 0
-                    : part(i) % kStepsOfChunk == 0;
+    return walk.reverse ? part(i) % kStepsOfChunk == kStepsOfChunk - 1 || i == 0
+                        : part(i) % kStepsOfChunk == 0;
   }
 
   __device__ Tile<T, kP> values(int i) const { return {tiles + i % kSsdSweepStages * kStage}; }
@@ -55,8 +55,8 @@ struct SsdSweepBlock {
       const long long key = static_cast<long long>(group) * layout.state_dim;
       const long long value = static_cast<long long>(head) * layout.head_dim + channel;
       load_tokens<kQ, kThreads>(
-          values(i), in.values, token, tokens, value, layout.head_dim - channel);
-      load_tokens<kQ, kThreads>(keys(i), in.keys, token, tokens, key, layout.state_dim);
+          values(i), walk.in.values, token, tokens, value, layout.head_dim - channel);
+      load_tokens<kQ, kThreads>(keys(i), walk.in.keys, token, tokens, key, layout.state_dim);
     }
     commit_copies();
   }
@@ -73,12 +73,11 @@ struct SsdSweepBlock {
 };
 
 /// The walk of a warp over a block's segment.
-template <typename T, int kP, int kN, bool kReverse>
-__device__ void walk_states(
-    const SsdSweepBlock<T, kP, kN, kReverse>& block,
-    const SsdSweepOutputs& out) {
+template <typename T, int kP, int kN>
+__device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block) {
   constexpr int kQ = kSsdStep<T>;
   const SsdLayout& layout = block.layout;
+  const SsdSweepOutputs& out = block.walk.out;
   const int warp = warp_index();
   const bool keeps_time = warp == 0;
   const int channel = block.channel + warp / 2 * 16;
@@ -92,8 +91,8 @@ __device__ void walk_states(
     block.write_step(0, block.read_raw(0));
     raw = block.read_raw(1);
   }
-  WarpSums<16, kN / 2> state =
-      load_state<16, kN / 2>(block.in.incoming, layout, block.number, block.head, channel, column);
+  WarpSums<16, kN / 2> state = load_state<16, kN / 2>(
+      block.walk.in.incoming, layout, block.number, block.head, channel, column);
   double log_decay = 0;
   for (int i = 0; i < block.steps(); ++i) {
     const SsdTimes<kQ>& times = block.times[i % 2];
@@ -112,7 +111,7 @@ __device__ void walk_states(
     }
     Held<T, 16, kQ> scaled;
     scaled.load_transposed(block.values(i), 0, warp / 2 * 16);
-    scaled.scale_columns(kReverse ? times.from_start : times.input);
+    scaled.scale_columns(block.walk.reverse ? times.from_start : times.input);
     state.scale(times.decay);
     multiply<kQ>(state, left(scaled), right(block.keys(i), 0, column));
   }
@@ -125,26 +124,29 @@ __device__ void walk_states(
   }
 }
 
-/// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile.
-template <typename T, int kP, int kN, bool kReverse>
+/// One block a segment, head, tile of kP channels and walk: block ((segment H + head) tiles + tile,
+/// walk).
+template <typename T, int kP, int kN>
 __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && kN <= 128 ? 2 : 1)
-    ssd_sweep(SsdLayout layout, SsdTimeInputs time, SsdSweepInputs in, SsdSweepOutputs out) {
-  using Block = SsdSweepBlock<T, kP, kN, kReverse>;
+    ssd_sweep(SsdLayout layout, SsdTimeInputs time, const __grid_constant__ SsdSweepWalks walks) {
+  using Block = SsdSweepBlock<T, kP, kN>;
   __shared__ SsdTimes<Block::kQ> times[2];
+  const SsdSweepWalk& walk = walks.of[blockIdx.y];
   const int tiles = (layout.head_dim + kP - 1) / kP;
   const int number = blockIdx.x / tiles / layout.heads;
   const Block block{
       layout,
       time,
-      in,
+      walk,
       find_segment(layout, number),
       number,
       static_cast<int>(blockIdx.x / tiles % layout.heads),
       static_cast<int>(blockIdx.x % tiles) * kP,
       reinterpret_cast<T*>(dynamic_shared()),
       times};
-  if (block.segment.exists && !(out.skip_last && ends_walk(layout, block.segment, kReverse))) {
-    walk_states(block, out);
+  if (block.segment.exists &&
+      !(walk.out.skip_last && ends_walk(layout, block.segment, walk.reverse))) {
+    walk_states(block);
   }
 }
 
