@@ -79,6 +79,10 @@ SsdKernel ssd_combine_kernel(bool reverse) {
   return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_combine" + of, {}}, kSsdCombineThreads, 0};
 }
 
+SsdKernel ssd_mark_starts_kernel() {
+  return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_mark_starts", {}}, kSsdMarkThreads, 0};
+}
+
 SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N) {
   const SsdTile tile = ssd_tile(1, N);
   // As SsdStepShape of ssd_step.cu: 16 values of a thread.
@@ -119,6 +123,7 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
   }
   kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});
   kernels.push_back({ssd_combine_kernel(true).spec, kForFourBlocks});
+  kernels.push_back({ssd_mark_starts_kernel().spec, kForFourBlocks});
 }
 
 } // namespace baton::ops

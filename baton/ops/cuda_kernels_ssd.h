@@ -29,6 +29,7 @@ SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile);
 
 SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile);
 SsdKernel ssd_combine_kernel(bool reverse);
+SsdKernel ssd_mark_starts_kernel();
 
 struct SsdStepKernel {
   SsdKernel kernel;

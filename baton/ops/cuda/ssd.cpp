@@ -52,12 +52,14 @@ run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes, b
   const SsdTokens x(in.x_THP);
   const SsdTokens B(in.B_TGN);
   const SsdTokens C(in.C_TGN);
-  const SsdTime time(in.dt_TH, in.A_H, in.time_step);
   const SsdSkip skip(in.D);
   const Launcher launcher(in.x_THP);
+  const SsdStream stream = join_short_sequences(
+      launcher, in.starts, sizes, final_states || start.states_SHPN.has_value());
+  const SsdTime time(in.dt_TH, in.A_H, in.time_step, stream.marks);
   const bool hopper = takes_hopper(launcher, in.x_THP.scalar_type(), sizes, {&x, &B, &C});
   const SsdPlan plan(
-      in.x_THP, in.starts, sizes, hopper ? kHopperForwardBlocks : SsdPlan::kOneBlockEach);
+      in.x_THP, stream.starts, stream.sizes, hopper ? kHopperForwardBlocks : SsdPlan::kOneBlockEach);
   at::Tensor y = at::empty(in.x_THP.sizes(), in.x_THP.options());
   const at::Tensor states =
       at::empty({final_states ? sizes.B : 0, sizes.H, sizes.P, sizes.N}, plan.state_options);

@@ -40,7 +40,15 @@ struct SsdTimeInputs {
   float max;
   bool dt_is_fp32;
   bool softplus;
+  const unsigned long long* marks; ///< bit t % 64 of word t / 64: nothing before token t matters to
+                                   ///< it and later ones; null: no marks
 };
+
+/// What a mark adds to the running sum of dt A, in units of log(2): enough that exp() of any sum
+/// with it is 0 in fp32.
+constexpr double kSsdForget = -256;
+
+constexpr int kSsdMarkThreads = 128; ///< of a block of ssd_mark_starts
 
 /// States [count, H, P, N] in slots that lie `stride` values apart.
 struct SsdStates {

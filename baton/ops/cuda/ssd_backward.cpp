@@ -301,6 +301,8 @@ Gradients8 ssd_backward_cuda(
     return states.has_value() ? SsdSource(*states, slots) : SsdSource();
   };
   const Launcher launcher(x);
+  const SsdStream stream = join_short_sequences(
+      launcher, starts, sizes, initial_states.has_value() || dfinal_states.has_value());
   const SsdTokens slopes(dy);
   const SsdTokens inputs(x);
   const SsdTokens keys(B);
@@ -309,12 +311,12 @@ Gradients8 ssd_backward_cuda(
       takes_hopper(launcher, x.scalar_type(), sizes, {&slopes, &inputs, &keys, &queries});
   const Operands operands{
       hopper,
-      SsdPlan(x, starts, sizes, SsdPlan::kOneBlockEach / 2), // both walks are made at once
+      SsdPlan(x, stream.starts, stream.sizes, SsdPlan::kOneBlockEach / 2), // both walks at once
       slopes,
       inputs,
       keys,
       queries,
-      SsdTime(dt, A, time_step),
+      SsdTime(dt, A, time_step, stream.marks),
       SsdSkip(D),
       source(initial_states, initial_slots),
       source(dfinal_states, std::nullopt)};

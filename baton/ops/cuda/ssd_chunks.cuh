@@ -105,6 +105,7 @@ __device__ inline float read_raw_step(const SsdTimeInputs& time, int head, long 
 template <int kTokens>
 struct SsdRawSteps {
   float values[kTokens / kWarpThreads];
+  unsigned marks; ///< bit i: of the i-th
 };
 
 /// Reads what write_times() wants, ahead of it. All lanes of a warp call it.
@@ -117,6 +118,11 @@ read_steps(const SsdTimeInputs& time, int head, long long first, int tokens) {
   for (int i = 0; i < kOwn; ++i) {
     const int token = warp_lane() * kOwn + i;
     raw.values[i] = token < tokens ? read_raw_step(time, head, first + token) : 0.0f;
+  }
+  raw.marks = 0;
+  if (time.marks != nullptr && warp_lane() * kOwn < tokens) {
+    const long long token = first + warp_lane() * kOwn; // of kOwn in one word
+    raw.marks = static_cast<unsigned>(time.marks[token / 64] >> (token % 64)) & ((1u << kOwn) - 1);
   }
   return raw;
 }
@@ -131,7 +137,8 @@ __device__ inline float time_step(const SsdTimeInputs& time, float bias, float r
   return fminf(fmaxf(step, time.min), time.max);
 }
 
-/// Fills `times` for `tokens` tokens. All lanes of a warp call it; a barrier must follow.
+/// Fills `times` for `tokens` tokens, the first of which, where there are marks, has a number that
+/// is a multiple of kTokens. All lanes of a warp call it; a barrier must follow.
 template <int kTokens>
 __device__ void write_times(
     SsdTimes<kTokens>& times,
@@ -152,6 +159,9 @@ __device__ void write_times(
     steps[i] = first + i < tokens ? time_step(time, bias, raw.values[i]) : 0.0f;
     times.step[first + i] = steps[i];
     sum += static_cast<double>(steps[i]) * A;
+    if ((raw.marks >> i & 1) != 0) {
+      sum += kSsdForget / kLog2E;
+    }
     sums[i] = sum;
   }
   double before = sum; // of this lane and those before it, then without this one

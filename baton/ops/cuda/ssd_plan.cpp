@@ -12,6 +12,7 @@ namespace baton::ops::cuda {
 namespace {
 
 constexpr std::int64_t kWantedBlocks = 256; // where sequences are cut
+constexpr std::int64_t kShortTokens = 256;  // of sequences, on the average, that are joined
 constexpr std::int64_t kFewestTokens = 512; // of a segment: fewer cost more than they gain
 constexpr std::int64_t kMostInt = std::numeric_limits<std::int32_t>::max();
 
@@ -58,12 +59,43 @@ SsdSource::SsdSource(const at::Tensor& tensor, const std::optional<at::Tensor>& 
           static_cast<int>(owner.size(0)),
           packs_fit(owner, widest_pack(at::kFloat))} {}
 
-SsdTime::SsdTime(const at::Tensor& dt_TH, const at::Tensor& A, const SsdTimeStep& time_step)
+SsdStream join_short_sequences(
+    const Launcher& launcher,
+    const at::Tensor& starts,
+    const SsdSizes& sizes,
+    bool states_asked) {
+  if (states_asked || sizes.B < 2 || sizes.T == 0 || sizes.T >= sizes.B * kShortTokens ||
+      starts.scalar_type() != at::kInt) {
+    return {sizes, starts, {}};
+  }
+  SsdStream joined{sizes, at::empty({2}, starts.options()), {}};
+  joined.sizes.B = 1;
+  const std::int64_t words = (sizes.T + 63) / 64;
+  joined.marks = at::empty({words}, starts.options().dtype(at::kLong));
+  const SsdKernel kernel = ssd_mark_starts_kernel();
+  launcher.launch(
+      kernel.spec,
+      {.grid = {static_cast<unsigned>((words + kernel.threads - 1) / kernel.threads), 1, 1},
+       .block = {kernel.threads, 1, 1}},
+      starts.contiguous().const_data_ptr<std::int32_t>(),
+      static_cast<int>(sizes.B),
+      static_cast<long long>(words),
+      joined.starts.mutable_data_ptr<std::int32_t>(),
+      joined.marks.mutable_data_ptr<std::int64_t>());
+  return joined;
+}
+
+SsdTime::SsdTime(
+    const at::Tensor& dt_TH,
+    const at::Tensor& A,
+    const SsdTimeStep& time_step,
+    const at::Tensor& marks_of_tokens)
     : dt(dt_TH.scalar_type() == at::kFloat || dt_TH.scalar_type() == at::kBFloat16
              ? dt_TH
              : dt_TH.to(at::kFloat)),
       A_H(as_fp32(A)),
       bias_H(time_step.bias_H.has_value() ? as_fp32(*time_step.bias_H) : at::Tensor()),
+      marks(marks_of_tokens),
       inputs{
           dt.const_data_ptr(),
           dt.stride(0),
@@ -73,7 +105,9 @@ SsdTime::SsdTime(const at::Tensor& dt_TH, const at::Tensor& A, const SsdTimeStep
           static_cast<float>(time_step.min),
           static_cast<float>(time_step.max),
           dt.scalar_type() == at::kFloat,
-          time_step.softplus} {}
+          time_step.softplus,
+          marks.defined() ? static_cast<const unsigned long long*>(marks.const_data_ptr())
+                          : nullptr} {}
 
 SsdSkip::SsdSkip(const std::optional<at::Tensor>& D) {
   if (D.has_value()) {

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda/ssd_arguments.cuh"
 #include "baton/ops/cuda_kernels_ssd.h"
 #include "baton/ops/ssd_inputs.h"
@@ -29,10 +30,31 @@ struct SsdSource {
   SsdStates states{};
 };
 
+/// Where sequences begin, as kernels see it.
+struct SsdStream {
+  SsdSizes sizes;
+  at::Tensor starts; ///< [sizes.B + 1]
+  at::Tensor marks;  ///< see SsdTimeInputs; undefined where sequences are as they were given
+};
+
+/// The stream with its short sequences joined to one, in which marked tokens forget what came
+/// before: chunks and blocks are filled by many of them. For calls that ask nothing of states
+/// before and after sequences; else, and where sequences are long on the average, the stream as it
+/// is.
+SsdStream join_short_sequences(
+    const Launcher& launcher,
+    const at::Tensor& starts,
+    const SsdSizes& sizes,
+    bool states_asked);
+
 /// dt [T, H] and what time steps are made of.
 struct SsdTime {
-  SsdTime(const at::Tensor& dt_TH, const at::Tensor& A_H, const SsdTimeStep& time_step);
-  at::Tensor dt, A_H, bias_H;
+  SsdTime(
+      const at::Tensor& dt_TH,
+      const at::Tensor& A_H,
+      const SsdTimeStep& time_step,
+      const at::Tensor& marks = {});
+  at::Tensor dt, A_H, bias_H, marks;
   SsdTimeInputs inputs;
 };
 

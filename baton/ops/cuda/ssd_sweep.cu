@@ -220,4 +220,37 @@ __global__ void __launch_bounds__(kSsdCombineThreads) ssd_combine(
   }
 }
 
+/// Sequences as one: joined = {0, T}, and the tokens marked where they begin (see SsdTimeInputs).
+/// One thread a word.
+__global__ void __launch_bounds__(kSsdMarkThreads) ssd_mark_starts(
+    const int* starts,
+    int sequences,
+    long long words,
+    int* joined,
+    unsigned long long* marks) {
+  const long long word = static_cast<long long>(blockIdx.x) * kSsdMarkThreads + threadIdx.x;
+  if (word >= words) {
+    return;
+  }
+  if (word == 0) {
+    joined[0] = 0;
+    joined[1] = starts[sequences];
+  }
+  int b = 0; // the first sequence that begins in the word, or behind it
+  int end = sequences;
+  while (b < end) {
+    const int middle = (b + end) / 2;
+    if (starts[middle] < word * 64) {
+      b = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  unsigned long long mark = 0;
+  for (; b < sequences && starts[b] < (word + 1) * 64; ++b) {
+    mark |= 1ull << (starts[b] % 64);
+  }
+  marks[word] = mark;
+}
+
 } // namespace baton

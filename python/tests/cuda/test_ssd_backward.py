@@ -210,6 +210,15 @@ def test_limits_that_cut(ops, judge, device, bias, softplus):
     check(case, ops, judge, device)
 
 
+@pytest.mark.parametrize("strong", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("P, N", [(8, 16), (64, 64), (64, 128)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sequences_that_share_chunks(ops, judge, device, dtype, P, N, strong):
+    lengths = [1, 0, 3, 64, 130, 1, 0, 63, 2, 400, 65, 5] + [1] * 40 + [9] * 20 + [0]
+    case = Case(lengths, P=P, N=N, dtype=dtype, dfinal=False, strong=strong)
+    check(case, ops, judge, device)
+
+
 @pytest.mark.parametrize("dfinal", [False, True])
 @pytest.mark.parametrize("slots", [None, [], [1, 1, -1]])
 def test_states(ops, judge, device, dfinal, slots):
