@@ -44,9 +44,8 @@ struct SsdTimeInputs {
                                    ///< it and later ones; null: no marks
 };
 
-/// What a mark adds to the running sum of dt A, in units of log(2): enough that exp() of any sum
-/// with it is 0 in fp32.
-constexpr double kSsdForget = -256;
+/// What a mark adds to the running sum of dt A: enough that exp() of any sum with it is 0 in fp32.
+constexpr double kSsdForget = -192;
 
 constexpr int kSsdMarkThreads = 128; ///< of a block of ssd_mark_starts
 

@@ -158,10 +158,8 @@ __device__ void write_times(
   for (int i = 0; i < kOwn; ++i) {
     steps[i] = first + i < tokens ? time_step(time, bias, raw.values[i]) : 0.0f;
     times.step[first + i] = steps[i];
-    sum += static_cast<double>(steps[i]) * A;
-    if ((raw.marks >> i & 1) != 0) {
-      sum += kSsdForget / kLog2E;
-    }
+    const double forgotten = (raw.marks >> i & 1) != 0 ? kSsdForget : 0.0;
+    sum += fma(static_cast<double>(steps[i]), A, forgotten);
     sums[i] = sum;
   }
   double before = sum; // of this lane and those before it, then without this one

@@ -5,9 +5,17 @@
 
 namespace baton {
 
+/// Blocks of ssd_token_gradients that share a multiprocessor. The compiler has no registers to
+/// spare for as many on sm_80.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr int kTokenBlocks = 4;
+#else
+constexpr int kTokenBlocks = 2;
+#endif
+
 /// Block (chunk, heads / kSsdTokenHeads): the gradients of raw time steps, and the chunk's row of
 /// sums, which is zero for an unused number.
-__global__ void __launch_bounds__(kSsdTokenHeads* kWarpThreads) ssd_token_gradients(
+__global__ void __launch_bounds__(kSsdTokenHeads* kWarpThreads, kTokenBlocks) ssd_token_gradients(
     SsdLayout layout,
     SsdTimeInputs time,
     const float* token_sums,

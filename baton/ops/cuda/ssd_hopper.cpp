@@ -81,9 +81,11 @@ void launch_hopper_sweep(
     const SsdPlan& plan,
     const std::vector<SsdSweep>& sweeps) {
   // Blocks of half a state where whole ones leave multiprocessors with one block each.
+  const std::int64_t sequences = plan.sizes.B;
+  const std::int64_t segments = plan.cut() ? plan.segments() - sequences : sequences;
   std::int64_t busy = 0;
   for (const SsdSweep& sweep : sweeps) {
-    busy += plan.blocks() - (sweep.outputs.skip_last ? plan.sizes.B * plan.sizes.H : 0);
+    busy += (segments - (sweep.outputs.skip_last ? sequences : 0)) * plan.sizes.H;
   }
   const auto walks = static_cast<unsigned>(sweeps.size());
   const bool halves = busy < kTwoBlocksEach || plan.sizes.N == 64;
