@@ -15,6 +15,7 @@ constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp
 constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
 constexpr unsigned kCombineThreads = 256; // as in ssd_sweep.cu
+constexpr unsigned kStepThreads = 128;    // as in ssd_step.cu
 constexpr unsigned kHopperThreads = 256;  // as in ssd_hopper.cu
 constexpr std::int64_t kHopperRest = 5 << 10;
 constexpr std::int64_t kPanelColumns = 64;
@@ -25,6 +26,7 @@ constexpr std::int64_t kPanelBytes = 64 * 128;
 constexpr int kForOneBlock = 255;
 constexpr int kForTwoBlocks = 128;
 constexpr int kForFourBlocks = 64;
+constexpr int kForFiveStepBlocks = 96; // of kStepThreads
 
 std::int64_t padded(std::int64_t size) {
   std::int64_t width = 32;
@@ -93,16 +95,16 @@ SsdKernel ssd_combine_kernel(bool reverse) {
   return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_combine" + of, {}}, kCombineThreads, 0};
 }
 
-SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N) {
+SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N, bool packed) {
   const SsdTile tile = ssd_tile(1, N);
   // As SsdStepShape of ssd_step.cu: 16 values of a thread.
-  const std::int64_t channels = kRowThreads * 16 / tile.state_dim;
+  const std::int64_t channels = kStepThreads * 16 / tile.state_dim;
   return {
       {{"baton/ops/cuda/ssd_step.cu",
         "baton::ssd_step<" + cuda_type_name(activation) + ", " + std::to_string(tile.state_dim) +
-            ">",
+            (packed ? ", true>" : ", false>"),
         {}},
-       kRowThreads,
+       kStepThreads,
        0},
       channels};
 }
@@ -125,12 +127,14 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
                serves});
         }
       }
-      kernels.push_back(
-          {ssd_step_kernel(activation, state_dim).kernel.spec,
-           kForFourBlocks,
-           [state_dim](const KernelModel& model) {
-             return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
-           }});
+      for (const bool packed : {false, true}) {
+        kernels.push_back(
+            {ssd_step_kernel(activation, state_dim, packed).kernel.spec,
+             kForFiveStepBlocks,
+             [state_dim](const KernelModel& model) {
+               return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
+             }});
+      }
     }
   }
   for (const std::int64_t state_dim : {64, 128}) {
