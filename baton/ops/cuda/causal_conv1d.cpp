@@ -28,9 +28,13 @@ constexpr std::int64_t kCountedBeyond = 1 << 16;
 // Warps that a launch is cut into where it is long enough: enough for any device, and the same on
 // each, since the order of the gradients' sums follows from their number. A run reads K-1 tokens
 // that others read too, so it is not too short.
-constexpr std::int64_t kEnoughWarps = 8192;
+struct ConvCut {
+  std::int64_t enough_warps;
+  std::int64_t longest_run;
+};
+constexpr ConvCut kForwardCut{8192, 64};
+constexpr ConvCut kGradientCut{4096, 128};
 constexpr std::int64_t kShortestRun = 16;
-constexpr std::int64_t kLongestRun = 128;
 constexpr std::int64_t kRunStep = 8;
 
 std::int64_t divide_up(std::int64_t count, std::int64_t by) {
@@ -146,11 +150,11 @@ struct ConvCall {
   }
 
   /// Cuts the tokens into runs.
-  void cut(std::int64_t pack) {
+  void cut(std::int64_t pack, const ConvCut& into) {
     const std::int64_t columns = divide_up(x.size(1), kConvLanes * pack);
-    const std::int64_t even = divide_up(x.size(0) * columns, kEnoughWarps);
+    const std::int64_t even = divide_up(x.size(0) * columns, into.enough_warps);
     const std::int64_t run =
-        std::clamp(divide_up(even, kRunStep) * kRunStep, kShortestRun, kLongestRun);
+        std::clamp(divide_up(even, kRunStep) * kRunStep, kShortestRun, into.longest_run);
     given.columns = static_cast<int>(columns);
     given.run = static_cast<int>(run);
     given.tiles = static_cast<int>(divide_up(x.size(0), run * kConvRuns));
@@ -193,7 +197,7 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_cuda(
       {call.given.sequences, call.given.channels, call.given.width - 1},
       x_TC.options().dtype(state_dtype));
   const std::int64_t pack = call.pack();
-  call.cut(pack);
+  call.cut(pack, kForwardCut);
   const std::int64_t blocks = call.token_blocks() + call.state_blocks(call.given.sequences);
   if (blocks > 0) {
     // Final states have the dtype of the initial ones, so without those the flag stays 0.
@@ -288,7 +292,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
   }
   const std::int64_t widest = call.pack();
   const std::int64_t pack = packs_fit(dy, widest) ? widest : 1;
-  call.cut(pack);
+  call.cut(pack, kGradientCut);
   const auto sums = x_TC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor partials =
       at::empty({call.given.tiles, call.given.width + 1, x_TC.size(1)}, x_TC.options().dtype(sums));
