@@ -15,7 +15,7 @@ constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp
 constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
 constexpr unsigned kCombineThreads = 256; // as in ssd_sweep.cu
-constexpr unsigned kStepThreads = 128;    // as in ssd_step.cu
+constexpr unsigned kStepThreads = 64;     // as in ssd_step.cu
 constexpr unsigned kHopperThreads = 256;  // as in ssd_hopper.cu
 constexpr std::int64_t kHopperRest = 5 << 10;
 constexpr std::int64_t kPanelColumns = 64;
@@ -26,7 +26,7 @@ constexpr std::int64_t kPanelBytes = 64 * 128;
 constexpr int kForOneBlock = 255;
 constexpr int kForTwoBlocks = 128;
 constexpr int kForFourBlocks = 64;
-constexpr int kForFiveStepBlocks = 96; // of kStepThreads
+constexpr int kForTenStepBlocks = 96; // of kStepThreads
 
 std::int64_t padded(std::int64_t size) {
   std::int64_t width = 32;
@@ -130,7 +130,7 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
       for (const bool packed : {false, true}) {
         kernels.push_back(
             {ssd_step_kernel(activation, state_dim, packed).kernel.spec,
-             kForFiveStepBlocks,
+             kForTenStepBlocks,
              [state_dim](const KernelModel& model) {
                return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
              }});

@@ -6,7 +6,7 @@
 
 namespace baton {
 
-constexpr int kSsdStepThreads = 128;
+constexpr int kSsdStepThreads = 64;
 
 /// How a block shares rows [p, :] of a state, padded to kN columns: kLanes neighbouring threads, as
 /// few as read whole lines together, take a row in turns of four columns each, so that its sum
