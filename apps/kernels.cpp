@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `baton kernels`: fills the cache of compiled CUDA kernels with no GPU present, shows, checks and
-// empties it.
+// empties it; measures the table of how launches share work.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -21,10 +21,14 @@
 #include "apps/command.h"
 #include "apps/table.h"
 #include "baton/base/error.h"
+#include "baton/base/file.h"
 #include "baton/jit/cache.h"
 #include "baton/jit/compiler.h"
 #include "baton/jit/kernel_store.h"
 #include "baton/ops/cuda_kernels.h"
+#include "baton/ops/device.h"
+#include "baton/ops/kernel_tuner.h"
+#include "baton/ops/tuning.h"
 #include "baton/train/model_source.h"
 #include "baton/train/read_recipe.h"
 
@@ -37,6 +41,8 @@ struct KernelsArguments {
   std::string model; ///< recipe or folder; empty: every model
   std::vector<std::string> assignments;
   std::vector<std::string> archs;
+  std::string device = "cuda";
+  std::string out; ///< file of the table; empty: standard output
   bool json = false;
 };
 
@@ -248,6 +254,33 @@ void build_kernels(const KernelsArguments& arguments) {
   print_built(kernels, cache.folder(), arguments.json);
 }
 
+void tune_kernels(const KernelsArguments& arguments) {
+  const c10::Device device = ops::open_device(arguments.device, "--device");
+  if (!device.is_cuda()) {
+    throw Error("--device: kernels are tuned on a GPU, not on " + arguments.device);
+  }
+  const c10::DeviceGuard guard(device);
+  const std::string arch = ops::arch_of(device);
+  std::fprintf(stderr, "%s\n", arch.c_str());
+  const ops::Tuning tuning =
+      ops::tune_kernels(ops::tuning_of(arch), device, [](const ops::TunedKey& key) {
+        std::fprintf(
+            stderr,
+            "%-35s %lld -> %lld, %.2f times as fast; the slowest %.2f times\n",
+            key.key.c_str(),
+            static_cast<long long>(key.before),
+            static_cast<long long>(key.value),
+            key.gain,
+            key.worst);
+      });
+  const std::string text = "# Made by `baton kernels tune`.\n" + config_to_toml(tuning);
+  if (arguments.out.empty()) {
+    std::printf("%s", text.c_str());
+    return;
+  }
+  write_file_atomically(arguments.out, text);
+}
+
 } // namespace
 
 void add_kernels_command(CLI::App& app) {
@@ -263,6 +296,12 @@ void add_kernels_command(CLI::App& app) {
     verify_kernels();
   });
   kernels->add_subcommand("clear", "remove all entries")->callback([] { clear_kernels(); });
+
+  CLI::App* tune = kernels->add_subcommand(
+      "tune", "measure on a GPU how launches share work best; the table is part of the build");
+  tune->add_option("--device", arguments->device, "the GPU: cuda or cuda:1")->capture_default_str();
+  tune->add_option("--out", arguments->out, "write the table to this file, not to standard output");
+  tune->callback([arguments] { tune_kernels(*arguments); });
 
   CLI::App* build =
       kernels->add_subcommand("build", "compile a model's kernels; no GPU needs to be there");

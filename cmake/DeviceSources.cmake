@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Device code is compiled at run time, so its text is part of the binary.
 
-# baton_device_sources(<out> <folder>...): every `*.cu` and `*.cuh` of these folders of baton/ goes
-# into one generated source, which defines jit::embedded_files(); <out> is its path. The assembler
+# baton_device_sources(<out> <folder>...): every `*.cu`, `*.cuh` and tuned/*.toml of these folders of baton/
+# goes into one generated source, which defines jit::embedded_files(); <out> is its path. The assembler
 # reads the files as they are: no limit of a string literal and no character needs care.
 function(baton_device_sources out)
   set(_files "")
   foreach(_folder IN LISTS ARGN)
     file(GLOB _found CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/baton/${_folder}/*.cu"
-         "${CMAKE_SOURCE_DIR}/baton/${_folder}/*.cuh")
+         "${CMAKE_SOURCE_DIR}/baton/${_folder}/*.cuh"
+         "${CMAKE_SOURCE_DIR}/baton/${_folder}/tuned/*.toml")
     list(APPEND _files ${_found})
   endforeach()
   list(SORT _files)

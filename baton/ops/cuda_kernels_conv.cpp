@@ -23,7 +23,7 @@ std::string shape(c10::ScalarType activation, std::int64_t pack, std::int64_t wi
   return cuda_type_name(activation) + ", " + std::to_string(pack) + ", " + std::to_string(width);
 }
 
-// Registers with which three, four and five blocks of 128 threads share a multiprocessor, as
+// Registers with which two, four and five blocks of 128 threads share a multiprocessor, as
 // kConvBlocks and kConvGradientBlocks of the sources want them to.
 int forward_budget(c10::ScalarType activation, std::int64_t width) {
   if (width <= kNarrowWidth) {
@@ -33,7 +33,7 @@ int forward_budget(c10::ScalarType activation, std::int64_t width) {
 }
 
 int backward_budget(std::int64_t width) {
-  return width <= kNarrowWidth ? 168 : 255;
+  return width <= kNarrowWidth ? 128 : 255;
 }
 
 } // namespace

@@ -36,10 +36,17 @@ both(const std::string& stem, const std::string& name, const std::vector<std::st
   return {{source, "baton::" + name + of, {}}, {source, "baton::" + name + "_backward" + of, {}}};
 }
 
-void add(std::vector<KernelBudget>& kernels, const NormKernels& norm, const NormPacks& packs) {
-  kernels.push_back({norm.forward, kForTwoTeams});
-  // As kTeamsTogether says in norm_teams.cuh.
-  const bool one_team = packs.pack * packs.packs > 8;
+/// `bytes` are those of a channel of all inputs of the forward.
+void add(
+    std::vector<KernelBudget>& kernels,
+    const NormKernels& norm,
+    const NormPacks& packs,
+    std::size_t bytes) {
+  // As kNormTeams and kTeamsTogether say in norm_teams.cuh.
+  const std::int64_t values = packs.pack * packs.packs;
+  const bool one_forward = values * static_cast<std::int64_t>(bytes) > 64;
+  kernels.push_back({norm.forward, one_forward ? kForOneTeam : kForTwoTeams});
+  const bool one_team = values > 8;
   kernels.push_back({norm.backward, one_team ? kForOneTeam : kForTwoTeams});
 }
 
@@ -47,14 +54,16 @@ void add_norms(
     std::vector<KernelBudget>& kernels,
     c10::ScalarType activation,
     c10::ScalarType weight) {
+  const std::size_t bytes = c10::elementSize(activation);
   for (const NormPacks& packs : norm_packs(activation)) {
-    add(kernels, rms_norm_kernels(activation, weight, packs), packs);
+    add(kernels, rms_norm_kernels(activation, weight, packs), packs, bytes);
     for (const bool gate_first : {true, false}) {
-      add(kernels, gated_norm_kernels(activation, weight, packs, gate_first), packs);
+      add(kernels, gated_norm_kernels(activation, weight, packs, gate_first), packs, 2 * bytes);
     }
-    add(kernels, add_rms_norm_kernels(activation, activation, weight, packs), packs);
+    add(kernels, add_rms_norm_kernels(activation, activation, weight, packs), packs, 2 * bytes);
     if (activation == kBFloat16) {
-      add(kernels, add_rms_norm_kernels(kFloat, activation, weight, packs), packs);
+      const std::size_t both = bytes + c10::elementSize(kFloat);
+      add(kernels, add_rms_norm_kernels(kFloat, activation, weight, packs), packs, both);
     }
   }
   kernels.push_back(
@@ -74,7 +83,7 @@ std::vector<NormPacks> norm_packs(c10::ScalarType activation) {
     case kFloat:
       return {{1, 4}, {4, 2}, {4, 4}, {1, 0}, {4, 0}};
     default:
-      return {{1, 4}, {8, 1}, {8, 2}, {1, 0}, {8, 0}};
+      return {{1, 4}, {8, 2}, {1, 0}, {8, 0}};
   }
 }
 
@@ -173,7 +182,7 @@ void add_row_kernels(std::vector<KernelBudget>& kernels) {
     kernels.push_back({activations.swiglu, kForFourBlocks});
     kernels.push_back({activations.swiglu_backward, kForThreeBlocks});
     for (const bool interleaved : {false, true}) {
-      kernels.push_back({rotary_kernel(activation, pack, interleaved), kForThreeBlocks});
+      kernels.push_back({rotary_kernel(activation, pack, interleaved), kForFourBlocks});
     }
   }
 }

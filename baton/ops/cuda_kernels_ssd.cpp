@@ -16,12 +16,14 @@ constexpr std::int64_t kWarpRows = 16;   // of a state or of weights, that a war
 constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp of its own
 constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
+constexpr unsigned kStepThreads = 64; // as in ssd_step.cu
 
 // Registers of a thread where one block of 256 threads has a multiprocessor for itself, where two
 // share it, and where four do.
 constexpr int kForOneBlock = 255;
 constexpr int kForTwoBlocks = 128;
 constexpr int kForFourBlocks = 64;
+constexpr int kForTenStepBlocks = 96; // of kStepThreads
 
 std::int64_t padded(std::int64_t size) {
   std::int64_t width = 32;
@@ -83,16 +85,16 @@ SsdKernel ssd_mark_starts_kernel() {
   return {{"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_mark_starts", {}}, kSsdMarkThreads, 0};
 }
 
-SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N) {
+SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N, bool packed) {
   const SsdTile tile = ssd_tile(1, N);
   // As SsdStepShape of ssd_step.cu: 16 values of a thread.
-  const std::int64_t channels = kRowThreads * 16 / tile.state_dim;
+  const std::int64_t channels = kStepThreads * 16 / tile.state_dim;
   return {
       {{"baton/ops/cuda/ssd_step.cu",
         "baton::ssd_step<" + cuda_type_name(activation) + ", " + std::to_string(tile.state_dim) +
-            ">",
+            (packed ? ", true>" : ", false>"),
         {}},
-       kRowThreads,
+       kStepThreads,
        0},
       channels};
 }
@@ -113,12 +115,14 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
              two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
              serves});
       }
-      kernels.push_back(
-          {ssd_step_kernel(activation, state_dim).kernel.spec,
-           kForFourBlocks,
-           [state_dim](const KernelModel& model) {
-             return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
-           }});
+      for (const bool packed : {false, true}) {
+        kernels.push_back(
+            {ssd_step_kernel(activation, state_dim, packed).kernel.spec,
+             kForTenStepBlocks,
+             [state_dim](const KernelModel& model) {
+               return ssd_tile(model.head_dim, model.state_dim).state_dim == state_dim;
+             }});
+      }
     }
   }
   kernels.push_back({ssd_combine_kernel(false).spec, kForFourBlocks});

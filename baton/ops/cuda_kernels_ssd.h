@@ -35,7 +35,8 @@ struct SsdStepKernel {
   SsdKernel kernel;
   std::int64_t channels = 0; ///< of a head that a block takes
 };
-SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N);
+/// `packed`: rows of B, C and the states can be read four values at a time.
+SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N, bool packed);
 
 /// Appends all of them.
 void add_ssd_kernels(std::vector<KernelBudget>& kernels);

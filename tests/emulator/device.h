@@ -67,6 +67,7 @@ struct AsyncCopy {
   void* to;
   const void* from;
   int bytes;
+  int size; ///< of the place, which is zero beyond the bytes
 };
 
 enum class Wait { kNothing, kBlock, kWarp, kDone };

@@ -84,6 +84,17 @@ def save_choices(device):
         TUNED.write_text(json.dumps({"device": device, "choices": choices}, indent=1))
 
 
+def keep_variants():
+    """Leaves each of the peers' kernels the variants that were an earlier run's choice for any size."""
+    if not TUNED.exists():
+        return
+    kept = json.loads(TUNED.read_text())["choices"]
+    module("ssd_combined")
+    for name, tuner in tuners().items():
+        texts = {text for _, text in kept.get(name, [])}
+        tuner.configs = [c for c in tuner.configs if describe(c) in texts] or tuner.configs
+
+
 def shorten_trials():
     import triton.testing
     for tuner in tuners().values():

@@ -247,13 +247,18 @@ def peer_step(size):
 
 
 @functools.cache
+def slots_of(batch, device):
+    """One tensor for all sets of inputs, as it is one for all layers of a model."""
+    return torch.arange(batch, dtype=torch.int32, device=device)
+
+
+@functools.cache
 def step_case(size, small=None):
     def make(device):
         inputs = scan_inputs(size, device)
         del inputs["dy"], inputs["starts"]
         states = randn(device, size.batch, size.H, size.P, size.N, dtype=torch.float32)
-        slots = torch.arange(size.batch, dtype=torch.int32, device=device)
-        return {**inputs, "states": states, "slots": slots}
+        return {**inputs, "states": states, "slots": slots_of(size.batch, device)}
 
     theirs = {"mamba_ssm": peer_step(size)} if peers.has("mamba_ssm") else {}
     traffic = 2 * 4 * size.batch * size.inner * size.N + size.scan_bytes()

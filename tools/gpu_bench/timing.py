@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Medians of calls that take turns, and the rates that a machine could reach."""
+"""Medians of calls that take turns, and what a machine could reach."""
 
 import statistics
 import time
@@ -99,6 +99,16 @@ def glance(clock, calls, graph=False):
     return min(loop.seconds() for _ in range(2))
 
 
+def copies(clock, moved, count):
+    """Calls that read and write `moved` bytes in all, from one of `count` tensors to another.
+
+    By a kernel, as in a captured graph a copy is left to an engine that is slower at times.
+    """
+    source = torch.randn(count, max(1, int(moved) // 8), device=clock.device)
+    target = torch.empty_like(source)
+    return [lambda i=i: torch.neg(source[i], out=target[i]) for i in range(count)]
+
+
 class Ceilings:
     """What this machine reaches at best: bytes a second of a copy, operations of a bf16 product."""
 
@@ -111,5 +121,6 @@ class Ceilings:
         self.bytes_a_second = 2 * 4 * count / taken["copy"]
         self.flops = 2 * side**3 / taken["product"]
 
-    def floor(self, case):
-        return max(case.bytes / self.bytes_a_second, case.flops / self.flops)
+    def bytes_matter(self, case):
+        """Whether a copy of a case's bytes could take longer than a product of its operations."""
+        return case.bytes > 0 and 2 * case.bytes / self.bytes_a_second > case.flops / self.flops

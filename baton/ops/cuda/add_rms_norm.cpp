@@ -34,7 +34,7 @@ std::tuple<at::Tensor, at::Tensor> add_rms_norm_cuda(
       add_rms_norm_kernels(
           residual.scalar_type(), update.scalar_type(), weight.scalar_type(), rows.packs)
           .forward,
-      norm_launch(rows),
+      norm_launch(launcher, rows),
       residual_TD.const_data_ptr(),
       update_TD.const_data_ptr(),
       weight_D.const_data_ptr(),
@@ -70,9 +70,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rms_norm_backward_cuda(
   const at::Tensor weight_D = weight.contiguous();
   const NormRows rows =
       norm_rows(dnormed_TD, dnormed_TD.size(1), {dsum_TD, dnormed_TD, sum_TD, weight_D});
-  const NormGradientLaunch launch = norm_gradient_launch(
-      rows, 2 * sum.element_size() + dnormed.element_size(), dnormed.options());
   const Launcher launcher(sum);
+  const NormGradientLaunch launch = norm_gradient_launch(
+      launcher, rows, 2 * sum.element_size() + dnormed.element_size(), dnormed.options());
   launcher.launch(
       add_rms_norm_kernels(
           sum.scalar_type(), dnormed.scalar_type(), weight.scalar_type(), rows.packs)

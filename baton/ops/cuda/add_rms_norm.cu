@@ -15,6 +15,17 @@ __device__ void fetch_pack(const T* from, Word* words, int stride) {
   }
 }
 
+/// The values of a pack of R, rounded to T.
+template <typename T, typename R, int kPack, typename S>
+__device__ void widen_as(const Pack<R, kPack>& pack, S (&values)[kPack]) {
+  widen(pack, values);
+  if constexpr (sizeof(R) != sizeof(T)) {
+    Pack<T, kPack> narrower;
+    narrow(values, narrower);
+    widen(narrower, values);
+  }
+}
+
 /// The stream is of type R, what is added to it and its norm of type T. Rows of the inputs lie
 /// apart, those of the outputs are dense.
 template <typename T, typename R, int kPackSize>
@@ -44,16 +55,25 @@ struct AddRmsNorm {
         load_pack<R, kPack>(residual + row * residual_stride + channel),
         load_pack<T, kPack>(update + row * update_stride + channel)};
   }
-  __device__ R sum_at(const In& in, int j) const {
-    return static_cast<R>(
-        static_cast<Sums>(in.residual.values[j]) + scale * static_cast<Sums>(in.update.values[j]));
+  __device__ Pack<R, kPack> sum_of(const In& in) const {
+    Sums total[kPack];
+    Sums added[kPack];
+    widen(in.residual, total);
+    widen(in.update, added);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      total[j] += scale * added[j];
+    }
+    Pack<R, kPack> sum;
+    narrow(total, sum);
+    return sum;
   }
-  __device__ Sums value(const In& in, int j) const {
-    return static_cast<Sums>(static_cast<T>(sum_at(in, j)));
+  __device__ void values(const In& in, Sums (&v)[kPack]) const {
+    widen_as<T>(sum_of(in), v);
   }
-  __device__ void set(Out& out, const In& in, int j, Sums value) const {
-    out.sum.values[j] = sum_at(in, j);
-    out.normed.values[j] = static_cast<T>(value);
+  __device__ void finish(Out& out, const In& in, const Sums (&normed)[kPack]) const {
+    out.sum = sum_of(in);
+    narrow(normed, out.normed);
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out.sum, sum + row * channels + channel);
@@ -105,16 +125,24 @@ struct AddRmsNormGradients {
     fetch_pack<T, kPack>(
         dnormed + row * dnormed_stride + channel, words + 2 * kWords * stride, stride);
   }
-  __device__ Sums value(const In& in, int j) const {
-    return static_cast<Sums>(static_cast<T>(in.sum.values[j]));
-  }
-  __device__ Sums incoming(const In& in, int j) const {
-    return static_cast<Sums>(in.dnormed.values[j]);
-  }
-  __device__ void set(Out& out, const In& in, int j, Sums dvalue, Sums /*normed*/) const {
-    const Sums total = dsum == nullptr ? dvalue : dvalue + static_cast<Sums>(in.dsum.values[j]);
-    out.residual.values[j] = static_cast<R>(total);
-    out.update.values[j] = static_cast<T>(scale * total);
+  __device__ void values(const In& in, Sums (&v)[kPack]) const { widen_as<T>(in.sum, v); }
+  __device__ void incoming(const In& in, Sums (&e)[kPack]) const { widen(in.dnormed, e); }
+  __device__ void
+  finish(Out& out, const In& in, Sums (&dvalues)[kPack], const Sums (&/*normed*/)[kPack]) const {
+    if (dsum != nullptr) {
+      Sums later[kPack];
+      widen(in.dsum, later);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        dvalues[j] += later[j];
+      }
+    }
+    narrow(dvalues, out.residual);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      dvalues[j] *= scale;
+    }
+    narrow(dvalues, out.update);
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out.residual, dresidual + row * channels + channel);
@@ -125,18 +153,21 @@ struct AddRmsNormGradients {
 };
 
 template <typename T, typename R, typename W, int kPack, int kPacks>
-__global__ void __launch_bounds__(kMostTeamThreads, 2) add_rms_norm(
-    const R* residual,
-    const T* update,
-    const W* weight,
-    R* sum,
-    T* normed,
-    long long residual_stride,
-    long long update_stride,
-    long long rows,
-    int channels,
-    double scale,
-    double eps) {
+__global__ void __launch_bounds__(
+    kMostTeamThreads,
+    kNormTeams<kPack * kPacks*(sizeof(R) + sizeof(T))>)
+    add_rms_norm(
+        const R* residual,
+        const T* update,
+        const W* weight,
+        R* sum,
+        T* normed,
+        long long residual_stride,
+        long long update_stride,
+        long long rows,
+        int channels,
+        double scale,
+        double eps) {
   const AddRmsNorm<T, R, kPack> op{
       residual,
       update,

@@ -14,6 +14,7 @@
 #include "baton/ops/cuda/packs.h"
 #include "baton/ops/cuda_kernels_conv.h"
 #include "baton/ops/row_checks.h"
+#include "baton/ops/tuning.h"
 
 namespace baton::ops::cuda {
 namespace {
@@ -25,12 +26,8 @@ constexpr std::int64_t kMostInt = std::numeric_limits<std::int32_t>::max();
 // Tokens that threads count beyond the last one, at most.
 constexpr std::int64_t kCountedBeyond = 1 << 16;
 
-// Warps that a launch is cut into where it is long enough: enough for any device, and the same on
-// each, since the order of the gradients' sums follows from their number. A run reads K-1 tokens
-// that others read too, so it is not too short.
-constexpr std::int64_t kEnoughWarps = 8192;
+// A run reads K-1 tokens that others read too, so it is not too short.
 constexpr std::int64_t kShortestRun = 16;
-constexpr std::int64_t kLongestRun = 128;
 constexpr std::int64_t kRunStep = 8;
 
 std::int64_t divide_up(std::int64_t count, std::int64_t by) {
@@ -145,12 +142,16 @@ struct ConvCall {
     return fit ? widest : 1;
   }
 
-  /// Cuts the tokens into runs.
-  void cut(std::int64_t pack) {
+  ConvTuning tuning(const Launcher& launcher) const {
+    return tuning_of(launcher.arch(), x.numel() * x.element_size()).conv;
+  }
+
+  /// Cuts the tokens into runs, of at least so many warps where there are enough tokens.
+  void cut(std::int64_t pack, std::int64_t warps, std::int64_t longest_run) {
     const std::int64_t columns = divide_up(x.size(1), kConvLanes * pack);
-    const std::int64_t even = divide_up(x.size(0) * columns, kEnoughWarps);
+    const std::int64_t even = divide_up(x.size(0) * columns, warps);
     const std::int64_t run =
-        std::clamp(divide_up(even, kRunStep) * kRunStep, kShortestRun, kLongestRun);
+        std::clamp(divide_up(even, kRunStep) * kRunStep, kShortestRun, longest_run);
     given.columns = static_cast<int>(columns);
     given.run = static_cast<int>(run);
     given.tiles = static_cast<int>(divide_up(x.size(0), run * kConvRuns));
@@ -193,11 +194,12 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_cuda(
       {call.given.sequences, call.given.channels, call.given.width - 1},
       x_TC.options().dtype(state_dtype));
   const std::int64_t pack = call.pack();
-  call.cut(pack);
+  const Launcher launcher(x_TC);
+  const ConvTuning tuning = call.tuning(launcher);
+  call.cut(pack, tuning.warps, tuning.longest_run);
   const std::int64_t blocks = call.token_blocks() + call.state_blocks(call.given.sequences);
   if (blocks > 0) {
     // Final states have the dtype of the initial ones, so without those the flag stays 0.
-    const Launcher launcher(x_TC);
     launcher.launch(
         causal_conv1d_kernel(x_TC.scalar_type(), pack, call.given.width, silu),
         {.grid = {blocks_for(blocks), 1, 1}, .block = {kConvThreads, 1, 1}},
@@ -288,7 +290,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
   }
   const std::int64_t widest = call.pack();
   const std::int64_t pack = packs_fit(dy, widest) ? widest : 1;
-  call.cut(pack);
+  const Launcher launcher(x_TC);
+  const ConvTuning tuning = call.tuning(launcher);
+  call.cut(pack, tuning.gradient_warps, tuning.gradient_longest_run);
   const auto sums = x_TC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor partials =
       at::empty({call.given.tiles, call.given.width + 1, x_TC.size(1)}, x_TC.options().dtype(sums));
@@ -296,7 +300,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
   gradient.dy_stride = row_stride(dy);
   gradient.dx = dx_TC.mutable_data_ptr();
   gradient.partials = partials.mutable_data_ptr();
-  const Launcher launcher(x_TC);
   if (call.token_blocks() > 0) {
     launcher.launch(
         causal_conv1d_backward_kernel(x_TC.scalar_type(), pack, call.given.width, silu),

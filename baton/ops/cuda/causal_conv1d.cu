@@ -13,6 +13,27 @@ constexpr int kConvBlocks = kWidth <= 4 ? 5 : (sizeof(T) == 2 ? 4 : 3);
 template <typename T>
 constexpr int kConvAhead = 16 / sizeof(T);
 
+/// kCount rows that a thread has read ahead of those that it works on.
+template <typename T, int kPack, int kCount>
+struct RowsAhead {
+  Rows<const T> from;
+  int end; ///< behind it the last row is read again
+  Pack<T, kPack> rows[kCount];
+
+  __device__ RowsAhead(const Rows<const T>& from, int token, int end) : from(from), end(end) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      rows[i] = load_pack<T, kPack>(from.at(min(token + i, end - 1)));
+    }
+  }
+
+  /// The row `token`, in the type of sums; its place takes the row kCount later.
+  __device__ void take(int place, int token, Sum<T> (&values)[kPack]) {
+    widen(rows[place], values);
+    rows[place] = load_pack<T, kPack>(from.at(min(token + kCount, end - 1)));
+  }
+};
+
 /// Tokens [token, end) of one sequence.
 template <typename T, int kPack, int kWidth, bool kSilu>
 __device__ void convolve_tokens(

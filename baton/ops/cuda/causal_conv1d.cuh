@@ -3,6 +3,7 @@
 #pragma once
 
 #include "baton/ops/cuda/causal_conv1d_arguments.cuh"
+#include "baton/ops/cuda/gates.cuh"
 #include "baton/ops/cuda/rows.cuh"
 #include "baton/ops/cuda/widen.cuh"
 
@@ -184,27 +185,6 @@ __device__ void inputs_before(
   }
 }
 
-/// kCount rows that a thread has read ahead of those that it works on.
-template <typename T, int kPack, int kCount>
-struct RowsAhead {
-  Rows<const T> from;
-  int end; ///< behind it the last row is read again
-  Pack<T, kPack> rows[kCount];
-
-  __device__ RowsAhead(const Rows<const T>& from, int token, int end) : from(from), end(end) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      rows[i] = load_pack<T, kPack>(from.at(min(token + i, end - 1)));
-    }
-  }
-
-  /// The row `token`, in the type of sums; its place takes the row kCount later.
-  __device__ void take(int place, int token, Sum<T> (&values)[kPack]) {
-    widen(rows[place], values);
-    rows[place] = load_pack<T, kPack>(from.at(min(token + kCount, end - 1)));
-  }
-};
-
 /// Moves the inputs up by one; the newest is kept.
 template <typename S, int kPack, int kWidth>
 __device__ void shift_inputs(S (&inputs)[kWidth][kPack]) {
@@ -215,22 +195,6 @@ __device__ void shift_inputs(S (&inputs)[kWidth][kPack]) {
       inputs[k][j] = inputs[k + 1][j];
     }
   }
-}
-
-/// 1 / (1 + exp(-x)), with finite steps on the way.
-__device__ inline float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + __expf(fminf(-x, 87.0f)));
-}
-
-__device__ inline double sigmoid(double x) {
-  return 1.0 / (1.0 + exp(-x));
-}
-
-/// The derivative of x sigmoid(x).
-template <typename S>
-__device__ S silu_slope(S x) {
-  const S s = sigmoid(x);
-  return s * (S(1) + x * (S(1) - s));
 }
 
 } // namespace baton

@@ -3,16 +3,48 @@
 // channels: it recomputes the sums before the activation, and keeps the inputs that they see and
 // the input gradients that are not yet complete in registers.
 #include "baton/ops/cuda/causal_conv1d.cuh"
+#include "baton/ops/cuda/mma.cuh"
 
 namespace baton {
 
 /// Blocks that share a multiprocessor: what the registers of a width allow.
 template <typename T, int kWidth>
-constexpr int kConvGradientBlocks = kWidth <= 4 ? 3 : 2;
+constexpr int kConvGradientBlocks = kWidth <= 4 ? 4 : 2;
 
-/// Rows that a thread reads ahead of those that it works on, and works on in one go.
-template <typename T, int kWidth>
-constexpr int kConvGradientAhead = (kWidth <= 4 ? 16 : 8) / sizeof(T);
+/// Rows that a thread works on in one go, and how many times as many are on their way or at hand.
+template <typename T>
+constexpr int kConvGradientRows = 8 / sizeof(T);
+constexpr int kConvGradientStages = 3;
+
+/// A thread's channels of rows on their way through shared memory: registers are for gradients.
+template <typename T, int kPack>
+struct RowsOnTheWay {
+  static constexpr int kRows = kConvGradientRows<T>;
+  static constexpr int kPlaces = kConvGradientStages * kRows;
+
+  Rows<const T> from;
+  int end;              ///< behind it the last row is read again
+  Pack<T, kPack>* mine; ///< of kPlaces, kConvThreads apart
+
+  /// Starts copies of the kRows rows from `token` on.
+  __device__ void fetch(int stage, int token) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      Pack<T, kPack>* to = mine + (stage * kRows + i) * kConvThreads;
+      const T* row = from.at(min(token + i, end - 1));
+      if constexpr (sizeof(Pack<T, kPack>) >= 4) {
+        copy_bytes_async<sizeof(Pack<T, kPack>)>(to, row);
+      } else {
+        *to = load_pack<T, kPack>(row);
+      }
+    }
+  }
+
+  /// Row i of a stage in the type of sums.
+  __device__ void take(int stage, int i, Sum<T> (&values)[kPack]) const {
+    widen(mine[(stage * kRows + i) * kConvThreads], values);
+  }
+};
 
 /// Of kPack channels; row kWidth is the bias's.
 template <typename T, int kPack, int kWidth>
@@ -80,7 +112,7 @@ __device__ void add_final_state(
 template <typename T, int kPack, int kWidth, bool kSilu>
 struct BackwardWalk {
   static constexpr int kBefore = kWidth - 1;
-  static constexpr int kAhead = kConvGradientAhead<T, kWidth>;
+  static constexpr int kRows = kConvGradientRows<T>;
 
   const ConvArguments& given;
   const ConvGradientArguments& gradient;
@@ -91,29 +123,47 @@ struct BackwardWalk {
   int begin;
   int end;
   int seen; ///< end of the outputs that see these tokens
-  RowsAhead<T, kPack, kAhead> x;
-  RowsAhead<T, kPack, kAhead> dy;
+  RowsOnTheWay<T, kPack> x;
+  RowsOnTheWay<T, kPack> dy;
   Rows<T> dx;
-  Sum<T> inputs[kWidth][kPack];
-  PendingGradients<T, kPack, kWidth> pending;
+  int stage = 0;
+  Sum<T> inputs[kWidth][kPack] = {};
+  PendingGradients<T, kPack, kWidth> pending = {};
 
-  /// kAhead outputs from `token` on. kInside: all of them are the walk's own. Others belong to
+  __device__ void fetch(int to_stage, int token) const {
+    x.fetch(to_stage, token);
+    dy.fetch(to_stage, token);
+    commit_copies();
+  }
+
+  /// Starts the copies of the first rows.
+  __device__ void begin_copies() const {
+#pragma unroll
+    for (int i = 0; i + 1 < kConvGradientStages; ++i) {
+      fetch(i, begin + i * kRows);
+    }
+  }
+
+  /// kRows outputs from `token` on. kInside: all of them are the walk's own. Others belong to
   /// another walk, or lie behind the sequence's end, where inputs are left whose gradients become
   /// complete.
   template <bool kInside>
   __device__ void step(int token) {
+    constexpr int kLater = kConvGradientStages - 1;
+    fetch(stage == 0 ? kLater : stage - 1, token + kLater * kRows);
+    wait_for_copies<kLater>();
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const int now = token + i;
       Sum<T> dz[kPack];
-      x.take(i, now, inputs[kWidth - 1]);
-      dy.take(i, now, dz);
+      x.take(stage, i, inputs[kWidth - 1]);
+      dy.take(stage, i, dz);
       if constexpr (kSilu) {
         Sum<T> sums[kPack];
         filter.convolve(inputs, sums);
 #pragma unroll
         for (int j = 0; j < kPack; ++j) {
-          dz[j] *= silu_slope(sums[j]);
+          dz[j] *= silu_slope(sums[j], sigmoid(sums[j]));
         }
       }
       if constexpr (!kInside) {
@@ -128,6 +178,7 @@ struct BackwardWalk {
       store<kInside>(now - kBefore, complete);
       shift_inputs(inputs);
     }
+    stage = stage == kLater ? 0 : stage + 1;
   }
 
   /// A final state holds no input whose outputs are all the walk's own.
@@ -154,7 +205,8 @@ __device__ void walk_back(
     int sequence,
     int channel,
     int begin,
-    int end) {
+    int end,
+    Pack<T, kPack>* places) {
   using Walk = BackwardWalk<T, kPack, kWidth, kSilu>;
   const int seen = min(end + Walk::kBefore, given.starts[sequence + 1]);
   Walk walk{
@@ -167,17 +219,21 @@ __device__ void walk_back(
       begin,
       end,
       seen,
-      {rows_of<T>(given.x, given.x_stride, channel), begin, seen},
-      {rows_of<T>(gradient.dy, gradient.dy_stride, channel), begin, seen},
+      {rows_of<T>(given.x, given.x_stride, channel), seen, places},
+      {rows_of<T>(gradient.dy, gradient.dy_stride, channel),
+       seen,
+       places + RowsOnTheWay<T, kPack>::kPlaces * kConvThreads},
       rows_of<T>(gradient.dx, given.channels, channel)};
+  walk.begin_copies();
   inputs_before<T>(given, sequence, begin, channel, walk.inputs);
   int token = begin;
-  for (; token + Walk::kAhead <= end; token += Walk::kAhead) {
+  for (; token + Walk::kRows <= end; token += Walk::kRows) {
     walk.template step<true>(token);
   }
-  for (; token < end + Walk::kBefore; token += Walk::kAhead) {
+  for (; token < end + Walk::kBefore; token += Walk::kRows) {
     walk.template step<false>(token);
   }
+  wait_for_copies<0>(); // before the next walk has its own
 }
 
 /// A block leaves the gradients of the parameters, summed over its tile, in its row of partials.
@@ -186,6 +242,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvGradientBlocks<T, kWidth>)
     causal_conv1d_backward(const ConvArguments given, const ConvGradientArguments gradient) {
   constexpr int kChannels = kConvLanes * kPack; // of a block
   __shared__ Sum<T> of_runs[kConvRuns][kWidth + 1][kChannels];
+  __shared__ Pack<T, kPack> places[2 * RowsOnTheWay<T, kPack>::kPlaces * kConvThreads];
   const int tile = blockIdx.x / given.columns;
   const int column = blockIdx.x % given.columns;
   const int run = threadIdx.x / kConvLanes;
@@ -202,7 +259,15 @@ __global__ void __launch_bounds__(kConvThreads, kConvGradientBlocks<T, kWidth>)
       const int last = min(end, given.starts[sequence + 1]);
       if (token < last) {
         walk_back<T, kPack, kWidth, kSilu>(
-            given, gradient, filter, parameters, sequence, channel, token, last);
+            given,
+            gradient,
+            filter,
+            parameters,
+            sequence,
+            channel,
+            token,
+            last,
+            places + threadIdx.x);
         token = last;
       }
     }
@@ -289,7 +354,7 @@ __device__ Sum<T> output_gradient(
     sum += read_value<T>(given.weight, given.fp32_weight, at) *
            input_at<T>(given, start, slot, channel, offset - given.width + 1 + k);
   }
-  return dy * silu_slope(sum);
+  return dy * silu_slope(sum, sigmoid(sum));
 }
 
 /// Gradient of one column of the state that a sequence starts from: of the outputs that see it, and

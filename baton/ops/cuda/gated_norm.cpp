@@ -55,7 +55,7 @@ at::Tensor gated_norm_cuda(
   const NormRows rows = norm_rows(y_TD, group_size, {y_TD, z_TD, weight_D});
   launcher.launch(
       gated_norm_kernels(y.scalar_type(), weight_D.scalar_type(), rows.packs, gate_first).forward,
-      norm_launch(rows),
+      norm_launch(launcher, rows),
       y_TD.const_data_ptr(),
       z_TD.const_data_ptr(),
       weight_D.const_data_ptr(),
@@ -105,7 +105,7 @@ at::Tensor launch_norm_backward(
   const NormRows rows =
       norm_rows(of.y_TD, config.group_size, {of.dout_TD, of.y_TD, of.z_TD, weight_D});
   const NormGradientLaunch launch =
-      norm_gradient_launch(rows, 3 * of.y_TD.element_size(), of.y_TD.options());
+      norm_gradient_launch(launcher, rows, 3 * of.y_TD.element_size(), of.y_TD.options());
   launcher.launch(
       gated_norm_kernels(
           of.y_TD.scalar_type(), weight_D.scalar_type(), rows.packs, config.gate_first)

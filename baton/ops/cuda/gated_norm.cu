@@ -13,9 +13,15 @@ struct GatedPack {
   Pack<T, kPack> y;
   Pack<T, kPack> z;
 
-  __device__ Sum<T> y_at(int j) const { return static_cast<Sum<T>>(y.values[j]); }
-  __device__ Sum<T> z_at(int j) const { return static_cast<Sum<T>>(z.values[j]); }
-  __device__ Sum<T> gate(int j) const { return z_at(j) * sigmoid(z_at(j)); }
+  /// values <- values silu(z)
+  __device__ void gate(Sum<T> (&values)[kPack]) const {
+    Sum<T> of_z[kPack];
+    widen(z, of_z);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      values[j] *= of_z[j] * sigmoid(of_z[j]);
+    }
+  }
 };
 
 /// Rows of y and z, which lie apart, and where one of dense rows begins.
@@ -56,11 +62,17 @@ struct GatedNorm {
   __device__ In load(long long row, int channel) const {
     return rows.template load<kPack>(row, channel);
   }
-  __device__ Sums value(const In& in, int j) const {
-    return kGateFirst ? in.y_at(j) * in.gate(j) : in.y_at(j);
+  __device__ void values(const In& in, Sums (&v)[kPack]) const {
+    widen(in.y, v);
+    if constexpr (kGateFirst) {
+      in.gate(v);
+    }
   }
-  __device__ void set(Out& out, const In& in, int j, Sums normed) const {
-    out.values[j] = static_cast<T>(kGateFirst ? normed : normed * in.gate(j));
+  __device__ void finish(Out& out, const In& in, Sums (&normed)[kPack]) const {
+    if constexpr (!kGateFirst) {
+      in.gate(normed);
+    }
+    narrow(normed, out);
   }
   __device__ void store(long long row, int channel, const Out& values) const {
     store_pack(values, out + rows.dense(row, channel));
@@ -82,8 +94,6 @@ struct GatedNormGradients {
   struct In {
     GatedPack<T, kPack> gated;
     Pack<T, kPack> dout;
-
-    __device__ Sums dout_at(int j) const { return static_cast<Sums>(dout.values[j]); }
   };
 
   GatedRows<T> rows;
@@ -102,18 +112,34 @@ struct GatedNormGradients {
     copy_async(words + stride, rows.z_at(row, channel), 16);
     copy_async(words + 2 * stride, dout + row * dout_stride + channel, 16);
   }
-  __device__ Sums value(const In& in, int j) const {
-    return kGateFirst ? in.gated.y_at(j) * in.gated.gate(j) : in.gated.y_at(j);
+  __device__ void values(const In& in, Sums (&v)[kPack]) const {
+    widen(in.gated.y, v);
+    if constexpr (kGateFirst) {
+      in.gated.gate(v);
+    }
   }
-  __device__ Sums incoming(const In& in, int j) const {
-    return kGateFirst ? in.dout_at(j) : in.dout_at(j) * in.gated.gate(j);
+  __device__ void incoming(const In& in, Sums (&e)[kPack]) const {
+    widen(in.dout, e);
+    if constexpr (!kGateFirst) {
+      in.gated.gate(e);
+    }
   }
-  __device__ void set(Out& out, const In& in, int j, Sums dvalue, Sums normed) const {
-    const Sums z = in.gated.z_at(j);
-    const Sums s = sigmoid(z);
-    const Sums dgate = kGateFirst ? dvalue * in.gated.y_at(j) : in.dout_at(j) * normed;
-    out.y.values[j] = static_cast<T>(kGateFirst ? dvalue * (z * s) : dvalue);
-    out.z.values[j] = static_cast<T>(dgate * silu_slope(z, s));
+  __device__ void
+  finish(Out& out, const In& in, Sums (&dvalues)[kPack], const Sums (&normed)[kPack]) const {
+    Sums z[kPack];
+    Sums dz[kPack]; // first what silu(z) is multiplied by
+    widen(in.gated.z, z);
+    widen(kGateFirst ? in.gated.y : in.dout, dz);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      const Sums s = sigmoid(z[j]);
+      dz[j] *= (kGateFirst ? dvalues[j] : normed[j]) * silu_slope(z[j], s);
+      if constexpr (kGateFirst) {
+        dvalues[j] *= z[j] * s;
+      }
+    }
+    narrow(dvalues, out.y);
+    narrow(dz, out.z);
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out.y, dy + rows.dense(row, channel));
@@ -123,17 +149,18 @@ struct GatedNormGradients {
 
 /// Rows of out are dense.
 template <typename T, typename W, int kPack, int kPacks, bool kGateFirst>
-__global__ void __launch_bounds__(kMostTeamThreads, 2) gated_norm(
-    const T* y,
-    const T* z,
-    const W* weight,
-    T* out,
-    long long y_stride,
-    long long z_stride,
-    long long rows,
-    int groups,
-    int size,
-    double eps) {
+__global__ void __launch_bounds__(kMostTeamThreads, kNormTeams<2 * kPack * kPacks * sizeof(T)>)
+    gated_norm(
+        const T* y,
+        const T* z,
+        const W* weight,
+        T* out,
+        long long y_stride,
+        long long z_stride,
+        long long rows,
+        int groups,
+        int size,
+        double eps) {
   const long long channels = static_cast<long long>(groups) * size;
   const GatedNorm<T, kPack, kGateFirst> op{{y, z, y_stride, z_stride, channels}, out};
   run_norm<kPacks>(op, weight, {rows, groups, size, eps});
@@ -176,11 +203,11 @@ struct Gate {
   }
   __device__ void store(long long row, long long channel, const In& in) const {
     Sum<T> values[kPack];
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      values[j] = in.y_at(j) * in.gate(j);
-    }
-    store_pack(rounded<T>(values), out + rows.dense(row, channel));
+    widen(in.y, values);
+    in.gate(values);
+    Pack<T, kPack> gated;
+    narrow(values, gated);
+    store_pack(gated, out + rows.dense(row, channel));
   }
 };
 
@@ -203,19 +230,23 @@ struct GateGradients {
         load_pack<T, kPack>(dout + row * dout_stride + channel)};
   }
   __device__ void store(long long row, long long channel, const In& in) const {
-    using S = Sum<T>;
-    S of_y[kPack];
-    S of_z[kPack];
+    Sum<T> z[kPack];
+    Sum<T> of_y[kPack]; // first the gradient that comes in
+    Sum<T> of_z[kPack]; // first y
+    widen(in.gated.z, z);
+    widen(in.dout, of_y);
+    widen(in.gated.y, of_z);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      const S z = in.gated.z_at(j);
-      const S s = sigmoid(z);
-      const S gradient = static_cast<S>(in.dout.values[j]);
-      of_y[j] = gradient * (z * s);
-      of_z[j] = gradient * in.gated.y_at(j) * silu_slope(z, s);
+      const Sum<T> s = sigmoid(z[j]);
+      of_z[j] *= of_y[j] * silu_slope(z[j], s);
+      of_y[j] *= z[j] * s;
     }
-    store_pack(rounded<T>(of_y), dy + rows.dense(row, channel));
-    store_pack(rounded<T>(of_z), dz + rows.dense(row, channel));
+    GatedGradients<T, kPack> out;
+    narrow(of_y, out.y);
+    narrow(of_z, out.z);
+    store_pack(out.y, dy + rows.dense(row, channel));
+    store_pack(out.z, dz + rows.dense(row, channel));
   }
 };
 

@@ -60,6 +60,16 @@ __device__ inline void copy_async(void* to_shared, const void* from, int bytes) 
                : "memory");
 }
 
+/// The same for kBytes, which are 4, 8 or 16, at multiples of as many.
+template <int kBytes>
+__device__ inline void copy_bytes_async(void* to_shared, const void* from) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;\n"
+               :
+               : "r"(address), "l"(from), "n"(kBytes)
+               : "memory");
+}
+
 /// Ends a group of this thread's copies.
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");

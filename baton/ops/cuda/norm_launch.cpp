@@ -9,6 +9,7 @@
 
 #include "baton/ops/cuda/norm_teams.cuh"
 #include "baton/ops/cuda/packs.h"
+#include "baton/ops/tuning.h"
 
 namespace baton::ops::cuda {
 namespace {
@@ -16,9 +17,6 @@ namespace {
 constexpr std::int64_t kMostSharedBytes = 160 << 10; // of a block, what sm_80 has
 constexpr std::int64_t kMostBlockRows = 64;          // threadIdx.z goes no further
 constexpr std::int64_t kStages = 2;                  // of rows on their way, as in norm_rows.cuh
-// Threads that share the rows of a gradient: 1024 for each multiprocessor of an H100, enough for
-// any device, and the same on each, since the order of the sums follows from their number.
-constexpr std::int64_t kGradientThreads = 132 * 1024;
 
 constexpr std::int64_t divide_up(std::int64_t value, std::int64_t by) {
   return (value + by - 1) / by;
@@ -48,10 +46,10 @@ std::int64_t team_threads(const NormRows& rows) {
   return threads;
 }
 
-/// Threads of a team, groups and rows of a block.
-std::array<unsigned, 3> block_of(const NormRows& rows) {
+/// Threads of a team, groups and rows of a block, which small teams share.
+std::array<unsigned, 3> block_of(const NormRows& rows, std::int64_t block_threads) {
   const std::int64_t threads = team_threads(rows);
-  const std::int64_t teams = std::max<std::int64_t>(1, kTeamBlockThreads / threads);
+  const std::int64_t teams = std::max<std::int64_t>(1, block_threads / threads);
   const std::int64_t groups = std::min(rows.groups, teams);
   const std::int64_t block_rows = std::min(teams / groups, kMostBlockRows);
   return {
@@ -69,7 +67,8 @@ NormRows norm_rows(const at::Tensor& rows_TD, std::int64_t size, at::TensorList 
         return packs_fit(input, widest);
       });
   const std::int64_t pack = fit ? widest : 1;
-  NormRows rows{rows_TD.size(0), rows_TD.size(1) / size, size, {pack, 0}};
+  const std::int64_t bytes = rows_TD.numel() * rows_TD.element_size();
+  NormRows rows{rows_TD.size(0), rows_TD.size(1) / size, size, bytes, {pack, 0}};
   for (const NormPacks& packs : norm_packs(rows_TD.scalar_type())) {
     if (packs.pack == pack && size <= kMostTeamThreads * pack * packs.packs) {
       rows.packs = packs;
@@ -79,8 +78,9 @@ NormRows norm_rows(const at::Tensor& rows_TD, std::int64_t size, at::TensorList 
   return rows;
 }
 
-jit::LaunchShape norm_launch(const NormRows& rows) {
-  const std::array<unsigned, 3> block = block_of(rows);
+jit::LaunchShape norm_launch(const Launcher& launcher, const NormRows& rows) {
+  const NormTuning& tuning = tuning_of(launcher.arch(), rows.bytes).norm;
+  const std::array<unsigned, 3> block = block_of(rows, tuning.block_threads);
   return {
       .grid =
           {grid_size(divide_up(rows.rows, block[2])),
@@ -89,15 +89,20 @@ jit::LaunchShape norm_launch(const NormRows& rows) {
       .block = block};
 }
 
-NormGradientLaunch
-norm_gradient_launch(const NormRows& rows, std::int64_t bytes, const at::TensorOptions& options) {
+NormGradientLaunch norm_gradient_launch(
+    const Launcher& launcher,
+    const NormRows& rows,
+    std::int64_t bytes,
+    const at::TensorOptions& options) {
+  const NormTuning& tuning = tuning_of(launcher.arch(), rows.bytes).norm;
   const at::ScalarType sums =
       c10::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat;
   const auto sum_bytes = static_cast<std::int64_t>(c10::elementSize(sums));
-  const std::array<unsigned, 3> block = block_of(rows);
+  const std::array<unsigned, 3> block = block_of(rows, tuning.gradient_block_threads);
   const std::int64_t threads = std::int64_t{block[0]} * block[1] * block[2];
   const std::int64_t group_blocks = divide_up(rows.groups, block[1]);
-  const std::int64_t most = std::max<std::int64_t>(1, kGradientThreads / threads / group_blocks);
+  const std::int64_t most =
+      std::max<std::int64_t>(1, tuning.gradient_threads / threads / group_blocks);
   const std::int64_t blocks = std::min(divide_up(rows.rows, block[2]), most);
   const std::int64_t values = threads * rows.packs.pack * rows.packs.packs;
   std::int64_t shared = 0;

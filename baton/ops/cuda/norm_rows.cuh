@@ -6,19 +6,21 @@
 //   In, Out                           what it reads and writes of a pack
 //   In load(row, channel)
 //   store(row, channel, out)
-//   Sums value(in, j)                 what is normed, v
-//   set(out, in, j, normed)           from v r w, with r the inverse root mean square, w the weight
-// and its gradients
+//   values(in, v)                     what is normed
+//   finish(out, in, normed)           from v r w, with r the inverse root mean square, w the weight
+// and its gradients, instead of finish(),
 //   fetch(row, channel, words, stride)     if kPack > 1: starts copies of an In's 16-byte words to
 //                                          shared memory, each `stride` words after the last
-//   Sums incoming(in, j)                   the gradient e of v r w
-//   set(out, in, j, dvalue, normed)        from the gradient of v, and v r w
+//   incoming(in, e)                        the gradient of v r w
+//   finish(out, in, dvalues, normed)       from the gradient of v, and v r w
+// where v, e, normed and dvalues are arrays Sums[kPack].
 #pragma once
 
 #include "baton/ops/cuda/mma.cuh"
 #include "baton/ops/cuda/norm_teams.cuh"
 #include "baton/ops/cuda/rows.cuh"
 #include "baton/ops/cuda/shared_memory.cuh"
+#include "baton/ops/cuda/widen.cuh"
 
 namespace baton {
 
@@ -94,12 +96,15 @@ struct TeamPart {
   }
 };
 
+/// A pack's values in the type of sums.
 template <typename Op>
-__device__ void add_squares(const Op& op, const typename Op::In& in, typename Op::Sums& sum) {
+using Values = typename Op::Sums[Op::kPack];
+
+template <typename S, int kPack>
+__device__ void add_squares(const S (&values)[kPack], S& sum) {
 #pragma unroll
-  for (int j = 0; j < Op::kPack; ++j) {
-    const auto value = op.value(in, j);
-    sum += value * value;
+  for (int j = 0; j < kPack; ++j) {
+    sum += values[j] * values[j];
   }
 }
 
@@ -110,12 +115,16 @@ __device__ void add_products(
     const typename Op::In& in,
     const Pack<W, Op::kPack>& scale,
     typename Op::Sums (&sums)[2]) {
-  using S = typename Op::Sums;
+  Values<Op> values;
+  Values<Op> incoming;
+  Values<Op> factors;
+  op.values(in, values);
+  op.incoming(in, incoming);
+  widen(scale, factors);
+  add_squares(values, sums[0]);
 #pragma unroll
   for (int j = 0; j < Op::kPack; ++j) {
-    const S value = op.value(in, j);
-    sums[0] += value * value;
-    sums[1] += value * (op.incoming(in, j) * static_cast<S>(scale.values[j]));
+    sums[1] += values[j] * (incoming[j] * factors[j]);
   }
 }
 
@@ -125,13 +134,17 @@ __device__ void store_normed(
     long long row,
     int channel,
     const typename Op::In& in,
+    const Values<Op>& values,
     const Pack<W, Op::kPack>& scale,
     typename Op::Sums inverse) {
-  typename Op::Out out;
+  Values<Op> normed;
+  widen(scale, normed);
 #pragma unroll
   for (int j = 0; j < Op::kPack; ++j) {
-    op.set(out, in, j, op.value(in, j) * inverse * static_cast<typename Op::Sums>(scale.values[j]));
+    normed[j] *= values[j] * inverse;
   }
+  typename Op::Out out;
+  op.finish(out, in, normed);
   op.store(row, channel, out);
 }
 
@@ -156,17 +169,22 @@ __device__ void store_gradients(
     const Pack<W, Op::kPack>& scale,
     const NormSlopes<typename Op::Sums>& slopes,
     typename Op::Sums (&dweight)[Op::kPack]) {
-  using S = typename Op::Sums;
-  typename Op::Out out;
+  Values<Op> values;
+  Values<Op> incoming;
+  Values<Op> normed;
+  Values<Op> dvalues;
+  op.values(in, values);
+  op.incoming(in, incoming);
+  widen(scale, normed);
 #pragma unroll
   for (int j = 0; j < Op::kPack; ++j) {
-    const S value = op.value(in, j);
-    const S incoming = op.incoming(in, j);
-    const S factor = static_cast<S>(scale.values[j]);
-    const S normed = value * slopes.inverse;
-    dweight[j] += incoming * normed;
-    op.set(out, in, j, incoming * factor * slopes.inverse - value * slopes.along, normed * factor);
+    const auto factor = normed[j] * slopes.inverse;
+    dweight[j] += incoming[j] * (values[j] * slopes.inverse);
+    dvalues[j] = incoming[j] * factor - values[j] * slopes.along;
+    normed[j] = values[j] * factor;
   }
+  typename Op::Out out;
+  op.finish(out, in, dvalues, normed);
   op.store(row, channel, out);
 }
 
@@ -185,11 +203,14 @@ __device__ void norm_in_registers(const Op& op, const W* weight, const NormShape
       scale[p] = load_pack<W, Op::kPack>(weight + part.channel(p));
     }
   }
+  // Kept, since what an operator computes of its inputs may cost more than it takes to read them.
+  S values[kPacks][Op::kPack] = {};
   S squares[1] = {0};
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     if (row < shape.rows && part.holds(p)) {
-      add_squares(op, in[p], squares[0]);
+      op.values(in[p], values[p]);
+      add_squares(values[p], squares[0]);
     }
   }
   team_sums(squares, 0);
@@ -197,7 +218,7 @@ __device__ void norm_in_registers(const Op& op, const W* weight, const NormShape
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     if (row < shape.rows && part.holds(p)) {
-      store_normed(op, row, part.channel(p), in[p], scale[p], inverse);
+      store_normed(op, row, part.channel(p), in[p], values[p], scale[p], inverse);
     }
   }
 }
@@ -211,19 +232,19 @@ __device__ void norm_wide(const Op& op, const W* weight, const NormShape& shape)
   S squares[1] = {0};
 #pragma unroll 4
   for (int i = threadIdx.x * Op::kPack; i < shape.size; i += blockDim.x * Op::kPack) {
-    add_squares(op, op.load(row, first + i), squares[0]);
+    S values[Op::kPack];
+    op.values(op.load(row, first + i), values);
+    add_squares(values, squares[0]);
   }
   team_sums(squares, 0);
   const S inverse = rsqrt(squares[0] / shape.size + static_cast<S>(shape.eps));
 #pragma unroll 2
   for (int i = threadIdx.x * Op::kPack; i < shape.size; i += blockDim.x * Op::kPack) {
-    store_normed(
-        op,
-        row,
-        first + i,
-        op.load(row, first + i),
-        load_pack<W, Op::kPack>(weight + first + i),
-        inverse);
+    const typename Op::In in = op.load(row, first + i);
+    S values[Op::kPack];
+    op.values(in, values);
+    const auto scale = load_pack<W, Op::kPack>(weight + first + i);
+    store_normed(op, row, first + i, in, values, scale, inverse);
   }
 }
 
@@ -345,9 +366,10 @@ __device__ void store_partials(
     if (threadIdx.z > 0) {
       return;
     }
+#pragma unroll 1
+    for (int z = 1; z < blockDim.z; ++z) {
 #pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      for (int z = 1; z < blockDim.z; ++z) {
+      for (int v = 0; v < kValues; ++v) {
         dweight[v / Op::kPack][v % Op::kPack] += shared[v * threads + z * threads_of_row + of_row];
       }
     }

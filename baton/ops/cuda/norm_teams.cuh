@@ -9,10 +9,14 @@
 namespace baton {
 
 constexpr int kMostTeamThreads = 512;
-constexpr int kTeamBlockThreads = 256; // of a block that small teams share
 constexpr int kSumWarps = 32;          // of a block that adds up what the blocks of a gradient left
 
-/// Largest teams, at least, that share a multiprocessor, when a thread holds kValues of a row.
+/// Largest teams, at least, that share a multiprocessor, when a thread of a norm holds inputs of
+/// kBytes.
+template <int kBytes>
+constexpr int kNormTeams = kBytes <= 64 ? 2 : 1;
+
+/// The same of its gradients, when a thread holds kValues of a row.
 template <int kValues>
 constexpr int kTeamsTogether = kValues <= 8 ? 2 : 1;
 

@@ -25,7 +25,7 @@ at::Tensor rms_norm_cuda(const at::Tensor& x, const at::Tensor& weight, double e
   const Launcher launcher(x);
   launcher.launch(
       rms_norm_kernels(x.scalar_type(), weight.scalar_type(), rows.packs).forward,
-      norm_launch(rows),
+      norm_launch(launcher, rows),
       x_TD.const_data_ptr(),
       weight_D.const_data_ptr(),
       y.mutable_data_ptr(),
@@ -51,9 +51,10 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cuda(
   const at::Tensor dy_TD = as_rows(dy);
   const at::Tensor weight_D = weight.contiguous();
   const NormRows rows = norm_rows(x_TD, x_TD.size(1), {x_TD, dy_TD, weight_D});
-  const NormGradientLaunch launch = norm_gradient_launch(rows, 2 * x.element_size(), x.options());
   at::Tensor dweight = at::empty(weight.sizes(), weight.options());
   const Launcher launcher(x);
+  const NormGradientLaunch launch =
+      norm_gradient_launch(launcher, rows, 2 * x.element_size(), x.options());
   launcher.launch(
       rms_norm_kernels(x.scalar_type(), weight.scalar_type(), rows.packs).backward,
       launch.shape,

@@ -20,9 +20,9 @@ struct RmsNorm {
   __device__ In load(long long row, int channel) const {
     return load_pack<T, kPack>(x + row * x_stride + channel);
   }
-  __device__ Sums value(const In& in, int j) const { return static_cast<Sums>(in.values[j]); }
-  __device__ void set(Out& out, const In& /*in*/, int j, Sums normed) const {
-    out.values[j] = static_cast<T>(normed);
+  __device__ void values(const In& in, Sums (&v)[kPack]) const { widen(in, v); }
+  __device__ void finish(Out& out, const In& /*in*/, const Sums (&normed)[kPack]) const {
+    narrow(normed, out);
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out, y + row * channels + channel);
@@ -60,10 +60,14 @@ struct RmsNormGradients {
     copy_async(words, x_at(row, channel), 16);
     copy_async(words + stride, dy_at(row, channel), 16);
   }
-  __device__ Sums value(const In& in, int j) const { return static_cast<Sums>(in.x.values[j]); }
-  __device__ Sums incoming(const In& in, int j) const { return static_cast<Sums>(in.dy.values[j]); }
-  __device__ void set(Out& out, const In& /*in*/, int j, Sums dvalue, Sums /*normed*/) const {
-    out.values[j] = static_cast<T>(dvalue);
+  __device__ void values(const In& in, Sums (&v)[kPack]) const { widen(in.x, v); }
+  __device__ void incoming(const In& in, Sums (&e)[kPack]) const { widen(in.dy, e); }
+  __device__ void finish(
+      Out& out,
+      const In& /*in*/,
+      const Sums (&dvalues)[kPack],
+      const Sums (&/*normed*/)[kPack]) const {
+    narrow(dvalues, out);
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out, dx + row * channels + channel);
@@ -71,14 +75,15 @@ struct RmsNormGradients {
 };
 
 template <typename T, typename W, int kPack, int kPacks>
-__global__ void __launch_bounds__(kMostTeamThreads, 2) rms_norm(
-    const T* x,
-    const W* weight,
-    T* y,
-    long long x_stride,
-    long long rows,
-    int channels,
-    double eps) {
+__global__ void __launch_bounds__(kMostTeamThreads, kNormTeams<kPack * kPacks * sizeof(T)>)
+    rms_norm(
+        const T* x,
+        const W* weight,
+        T* y,
+        long long x_stride,
+        long long rows,
+        int channels,
+        double eps) {
   const RmsNorm<T, kPack> op{x, y, x_stride, channels};
   run_norm<kPacks>(op, weight, {rows, 1, channels, eps});
 }

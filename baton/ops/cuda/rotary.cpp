@@ -10,14 +10,14 @@
 
 #include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda_kernels_rows.h"
+#include "baton/ops/tuning.h"
 
 namespace baton::ops::cuda {
 namespace {
 
 // A thread computes the angles of its pairs once for its heads, as many as leave about this many
 // threads, which fill an H100.
-constexpr std::int64_t kMostHeadsOfThread = 8;
-constexpr std::int64_t kEnoughThreads = 132 * 1024;
+constexpr std::int64_t kEnoughThreads = 128 * 1024;
 
 std::int64_t divide_up(std::int64_t value, std::int64_t by) {
   return (value + by - 1) / by;
@@ -56,7 +56,9 @@ at::Tensor rotary_cuda(
   const std::int64_t tokens = x.size(0);
   const std::int64_t heads = x.size(1);
   const std::int64_t threads = tokens * ((x.size(2) - pairs) / pack); // of one head
-  std::int64_t heads_of_thread = std::min(heads, kMostHeadsOfThread);
+  const Launcher launcher(x);
+  const RotaryTuning& tuning = tuning_of(launcher.arch(), x.numel() * x.element_size()).rotary;
+  std::int64_t heads_of_thread = std::min(heads, tuning.heads);
   while (heads_of_thread > 1 && threads * divide_up(heads, heads_of_thread) < kEnoughThreads) {
     heads_of_thread = divide_up(heads_of_thread, 2);
   }
@@ -65,7 +67,6 @@ at::Tensor rotary_cuda(
       blocks <= std::numeric_limits<std::int32_t>::max(),
       "rotary on a GPU takes 2^31 - 1 blocks of values, got ",
       blocks);
-  const Launcher launcher(x);
   launcher.launch(
       rotary_kernel(x.scalar_type(), pack, interleaved),
       {.grid =

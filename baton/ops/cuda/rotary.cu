@@ -4,8 +4,6 @@
 
 namespace baton {
 
-constexpr int kHeadsTogether = 2; // of a thread, read before any is written
-
 /// position * frequency, less whole turns. The angle is fp64 and brought near zero there: at a
 /// million positions an fp32 angle would be off by a tenth of a turn.
 __device__ inline double angle_near_zero(long long position, double frequency) {
@@ -91,26 +89,27 @@ struct TokenHeads {
     }
   }
 
-  /// Pairs of which the first ones lie at `first`, the second ones at `second`.
+  /// Pairs of a head, of which the first ones lie at `first`, the second ones at `second`.
   template <bool kInterleaved, int kPack>
-  __device__ void
-  turn(int first, int second, const Sum<T> (&cosines)[kPack], const Sum<T> (&sines)[kPack]) const {
-    for (int head = begin; head < end; head += kHeadsTogether) {
-      Pairs<T, kPack, kInterleaved> in[kHeadsTogether];
-#pragma unroll
-      for (int h = 0; h < kHeadsTogether; ++h) {
-        if (head + h < end) {
-          const T* x_P = x_at(head + h);
-          in[h] = {load_pack<T, kPack>(x_P + first), load_pack<T, kPack>(x_P + second)};
-        }
-      }
-#pragma unroll
-      for (int h = 0; h < kHeadsTogether; ++h) {
-        if (head + h < end) {
-          const auto out = in[h].turned(cosines, sines);
-          store_pack(out.first, y_at(head + h) + first);
-          store_pack(out.second, y_at(head + h) + second);
-        }
+  __device__ Pairs<T, kPack, kInterleaved> load(int head, int first, int second) const {
+    const T* x_P = x_at(head);
+    return {load_pack<T, kPack>(x_P + first), load_pack<T, kPack>(x_P + second)};
+  }
+
+  /// Turns such pairs of all heads; `in` are those of the first.
+  template <bool kInterleaved, int kPack>
+  __device__ void turn(
+      Pairs<T, kPack, kInterleaved> in,
+      int first,
+      int second,
+      const Sum<T> (&cosines)[kPack],
+      const Sum<T> (&sines)[kPack]) const {
+    for (int head = begin; head < end; ++head) {
+      const auto out = in.turned(cosines, sines);
+      store_pack(out.first, y_at(head) + first);
+      store_pack(out.second, y_at(head) + second);
+      if (head + 1 < end) {
+        in = load<kInterleaved, kPack>(head + 1, first, second);
       }
     }
   }
@@ -120,7 +119,7 @@ struct TokenHeads {
 /// not turn: blockIdx.y counts heads_of_thread heads. Frequencies are fp32 or fp64, the other is
 /// null. y is dense.
 template <typename T, int kPack, bool kInterleaved>
-__global__ void __launch_bounds__(kRowThreads, 3) rotary(
+__global__ void __launch_bounds__(kRowThreads, 4) rotary(
     const T* x,
     T* y,
     const long long* positions,
@@ -137,7 +136,10 @@ __global__ void __launch_bounds__(kRowThreads, 3) rotary(
   const int turning = pairs / kPack;
   const int items = turning + (head_dim - 2 * pairs) / kPack;
   const long long index = static_cast<long long>(blockIdx.x) * kRowThreads + threadIdx.x;
-  const long long token = index / items;
+  // A 64-bit division takes several times as long.
+  const long long token = tokens * items <= 0xffffffffll
+                              ? static_cast<unsigned>(index) / static_cast<unsigned>(items)
+                              : index / items;
   if (token >= tokens) {
     return;
   }
@@ -154,6 +156,10 @@ __global__ void __launch_bounds__(kRowThreads, 3) rotary(
     of_token.template copy<kPack>(2 * pairs + (item - turning) * kPack);
     return;
   }
+  // The angles are computed while the first head is on its way.
+  const int first = item * kPack * (kInterleaved ? 2 : 1);
+  const int second = first + (kInterleaved ? kPack : pairs);
+  const auto in = of_token.template load<kInterleaved, kPack>(begin, first, second);
   Sum<T> cosines[kPack];
   Sum<T> sines[kPack];
 #pragma unroll
@@ -164,9 +170,7 @@ __global__ void __launch_bounds__(kRowThreads, 3) rotary(
     sines[j] *= static_cast<Sum<T>>(attention_factor);
     cosines[j] *= static_cast<Sum<T>>(attention_factor);
   }
-  const int first = item * kPack * (kInterleaved ? 2 : 1);
-  const int second = first + (kInterleaved ? kPack : pairs);
-  of_token.template turn<kInterleaved>(first, second, cosines, sines);
+  of_token.turn(in, first, second, cosines, sines);
 }
 
 } // namespace baton

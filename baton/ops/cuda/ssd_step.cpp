@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/ssd_step.h"
 
-#include <limits>
+#include <cstdint>
 #include <optional>
 
 #include <ATen/ATen.h>
@@ -14,6 +14,8 @@ namespace baton::ops::cuda {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
+
+constexpr std::int64_t kMostGridRows = 65535; // blockIdx.y and .z go no further
 
 // A row per sequence is a sequence of one token, so the checks of the scan hold here too. The
 // values of slots are on the device: nobody reads them here.
@@ -51,6 +53,12 @@ SsdSizes checked_step(const SsdStepInputs& in, const at::Tensor& states, const a
   return sizes;
 }
 
+/// The group of a head below kMostGridRows is (head * factor) >> 32; 0 where each head is a group.
+unsigned group_factor(const SsdSizes& sizes) {
+  const std::int64_t heads = sizes.H / sizes.G;
+  return heads == 1 ? 0 : static_cast<unsigned>((std::int64_t{1} << 32) / heads + 1);
+}
+
 void check_devices(const SsdStepInputs& in, const at::Tensor& states, const at::Tensor& slots) {
   check_device("dt", in.dt_BH, in.x_BHP);
   check_device("A", in.A_H, in.x_BHP);
@@ -71,19 +79,21 @@ at::Tensor run_step(
   if (sizes.B == 0) {
     return y;
   }
-  const SsdStepKernel step = ssd_step_kernel(in.x_BHP.scalar_type(), sizes.N);
-  const std::int64_t tiles = (sizes.P + step.channels - 1) / step.channels;
-  const std::int64_t blocks = sizes.B * sizes.H * tiles;
   TORCH_CHECK(
-      blocks <= std::numeric_limits<std::int32_t>::max(),
-      "a step on a GPU takes 2^31 - 1 heads of sequences, got ",
-      blocks);
+      sizes.B <= kMostGridRows && sizes.H <= kMostGridRows,
+      "a step on a GPU takes 65535 sequences and as many heads, got ",
+      sizes.B,
+      " and ",
+      sizes.H);
   const SsdTokens x(in.x_BHP);
   const SsdTokens B(in.B_BGN);
   const SsdTokens C(in.C_BGN);
   const SsdTime time(in.dt_BH, in.A_H, in.time_step);
   const SsdSkip skip(in.D);
   const SsdSource source(states, slots);
+  const SsdStepKernel step = ssd_step_kernel(
+      in.x_BHP.scalar_type(), sizes.N, B.rows.packed && C.rows.packed && source.states.packed);
+  const std::int64_t tiles = (sizes.P + step.channels - 1) / step.channels;
   const SsdLayout layout{
       nullptr,
       1,
@@ -95,12 +105,17 @@ at::Tensor run_step(
   const Launcher launcher(in.x_BHP);
   launcher.launch(
       step.kernel.spec,
-      {.grid = {static_cast<unsigned>(blocks), 1, 1}, .block = {step.kernel.threads, 1, 1}},
+      {.grid =
+           {static_cast<unsigned>(tiles),
+            static_cast<unsigned>(sizes.H),
+            static_cast<unsigned>(sizes.B)},
+       .block = {step.kernel.threads, 1, 1}},
       layout,
       time.inputs,
       SsdForwardInputs{x.rows, B.rows, C.rows, skip.inputs, source.states},
       states.mutable_data_ptr<float>(),
-      y.mutable_data_ptr());
+      y.mutable_data_ptr(),
+      group_factor(sizes));
   return y;
 }
 

@@ -1,150 +1,199 @@
 // SPDX-License-Identifier: Apache-2.0
-// One token of the scan for each of several sequences: every state is read and written once.
+// One token of the scan for each of several sequences: every state is read and written once, past
+// the caches as far as they can be told, since nobody reads it again before the next token.
 #include "baton/ops/cuda/ssd_chunks.cuh"
+#include "baton/ops/cuda/widen.cuh"
 
 namespace baton {
 
-/// Rows [p, :] of a state, 4 values of each lane at a time: how a block of kRowThreads threads
-/// shares kRows of them.
+constexpr int kSsdStepThreads = 64;
+
+/// How a block shares rows [p, :] of a state, padded to kN columns: kLanes neighbouring threads, as
+/// few as read whole lines together, take a row in turns of four columns each, so that its sum
+/// takes few steps. 64 bytes of each thread are on their way at the same time.
 template <int kN>
 struct SsdStepShape {
-  static constexpr int kLanes = kN >= 128 ? kWarpThreads : kN / 4; ///< of a row
-  static constexpr int kParts = kN / (kLanes * 4);                 ///< groups of 4 of a lane
-  static constexpr int kRowsAtOnce = kRowThreads / kLanes;
-  static constexpr int kRowsOfLane = 4 / kParts; ///< so that 64 bytes of a thread are on their way
+  static constexpr int kLanes = kN <= 128 ? 8 : 16;
+  static constexpr int kParts = kN / (kLanes * 4); ///< groups of four columns of a thread
+  static constexpr int kRowsAtOnce = kSsdStepThreads / kLanes;
+  static constexpr int kRowsOfLane = kParts < 4 ? 4 / kParts : 1;
   static constexpr int kRows = kRowsAtOnce * kRowsOfLane;
+
+  __device__ static int column(int part) {
+    return (part * kLanes + static_cast<int>(threadIdx.x) % kLanes) * 4;
+  }
 };
 
-/// Four values of a row from `first` on, with zeros beyond `size`.
-template <typename T>
-__device__ void read_four(float (&to)[4], const T* row, int first, int size, bool packed) {
-  if (packed) {
-    if (first < size) {
-      const auto pack = load_pack<T, 4>(row + first);
+/// What a thread holds of a row.
+template <int kN, typename T>
+using SsdStepRow = Pack<T, 4>[SsdStepShape<kN>::kParts];
+
+/// Its part of a row of `size` values, with zeros beyond. kPacked: four at a time.
+template <int kN, bool kPacked, typename T>
+__device__ void read_row(SsdStepRow<kN, T>& to, const T* row, int size) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        to[i] = widened(pack.values[i]);
+  for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
+    const int column = SsdStepShape<kN>::column(part);
+    if constexpr (kPacked) {
+      if (column < size) {
+        to[part] = load_pack<T, 4>(row + column);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        to[part].values[j] = column + j < size ? row[column + j] : T(0.0f);
       }
     }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to[i] = first + i < size ? widened(row[first + i]) : 0.0f;
   }
 }
 
-__device__ inline void
-write_four(const float (&from)[4], float* row, int first, int size, bool packed) {
-  if (packed) {
-    if (first < size) {
-      store_pack(Pack<float, 4>{from[0], from[1], from[2], from[3]}, row + first);
-    }
+template <int kN, bool kPacked>
+__device__ void read_state(SsdStepRow<kN, float>& to, const float* row, int size) {
+  if constexpr (!kPacked) {
+    read_row<kN, false>(to, row, size);
     return;
   }
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (first + i < size) {
-      row[first + i] = from[i];
+  for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
+    const int column = SsdStepShape<kN>::column(part);
+    if (column < size) {
+      const float4 four = __ldcs(reinterpret_cast<const float4*>(row + column));
+      to[part] = {four.x, four.y, four.z, four.w};
     }
   }
 }
 
-/// What a lane holds of one row.
-template <int kN>
-using SsdStepRow = float[SsdStepShape<kN>::kParts][4];
+template <int kN, bool kPacked>
+__device__ void write_state(const SsdStepRow<kN, float>& from, float* row, int size) {
+#pragma unroll
+  for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
+    const int column = SsdStepShape<kN>::column(part);
+    const auto& four = from[part].values;
+    if constexpr (kPacked) {
+      if (column < size) {
+        __stcs(
+            reinterpret_cast<float4*>(row + column),
+            make_float4(four[0], four[1], four[2], four[3]));
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (column + j < size) {
+          row[column + j] = four[j];
+        }
+      }
+    }
+  }
+}
 
-/// A lane's part of a row of `size` values.
+/// h <- decay h + input B on a thread's part of a row. Returns what it adds to h . C.
 template <int kN, typename T>
-__device__ void read_row(SsdStepRow<kN>& to, const T* row, int lane, int size, bool packed) {
-#pragma unroll
-  for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
-    read_four(to[part], row, (part * SsdStepShape<kN>::kLanes + lane) * 4, size, packed);
-  }
-}
-
-template <int kN>
-__device__ void write_row(const SsdStepRow<kN>& from, float* row, int lane, int size, bool packed) {
-#pragma unroll
-  for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
-    write_four(from[part], row, (part * SsdStepShape<kN>::kLanes + lane) * 4, size, packed);
-  }
-}
-
-/// h <- decay h + input B on a row of the state. Returns h . C, for all lanes of the row.
-template <int kN>
 __device__ float advance_row(
-    SsdStepRow<kN>& h,
+    SsdStepRow<kN, float>& h,
     float decay,
     float input,
-    const SsdStepRow<kN>& B,
-    const SsdStepRow<kN>& C) {
+    const SsdStepRow<kN, T>& B,
+    const SsdStepRow<kN, T>& C) {
   float sum = 0;
 #pragma unroll
   for (int part = 0; part < SsdStepShape<kN>::kParts; ++part) {
+    float of_B[4];
+    float of_C[4];
+    widen(B[part], of_B);
+    widen(C[part], of_C);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      h[part][j] = fmaf(decay, h[part][j], input * B[part][j]);
-      sum = fmaf(h[part][j], C[part][j], sum);
+      float& value = h[part].values[j];
+      value = fmaf(decay, value, input * of_B[j]);
+      sum = fmaf(value, of_C[j], sum);
     }
-  }
-#pragma unroll
-  for (int by = SsdStepShape<kN>::kLanes / 2; by > 0; by /= 2) {
-    sum += __shfl_xor_sync(0xffffffffu, sum, by);
   }
   return sum;
 }
 
+/// A raw time step as it lies in memory: a conversion where it is read would wait for it.
+struct SsdStepBits {
+  unsigned bits;
+
+  __device__ SsdStepBits(const SsdTimeInputs& time, int head, int b) {
+    const long long at = b * time.token_stride + head * time.head_stride;
+    bits = time.dt_is_fp32 ? static_cast<const unsigned*>(time.dt)[at]
+                           : static_cast<const unsigned short*>(time.dt)[at];
+  }
+  __device__ float value(const SsdTimeInputs& time) const {
+    return __uint_as_float(time.dt_is_fp32 ? bits : bits << 16);
+  }
+};
+
 /// h <- exp(dt A) h + dt x B^T and y = h C + D x on the states of slots[b], for row b of the
-/// inputs. Block ((b H) + head) tiles + tile takes SsdStepShape::kRows channels. Sequences, heads
-/// and sizes are those of the layout, whose starts are not read. y is dense [B, H, P].
-template <typename T, int kN>
-__global__ void __launch_bounds__(kRowThreads)
-    ssd_step(SsdLayout layout, SsdTimeInputs time, SsdForwardInputs in, float* states, T* y) {
-  using Rows = SsdStepShape<kN>;
-  const int tiles = (layout.head_dim + Rows::kRows - 1) / Rows::kRows;
-  const int b = blockIdx.x / tiles / layout.heads;
-  const int head = blockIdx.x / tiles % layout.heads;
-  const int first_channel =
-      blockIdx.x % tiles * Rows::kRows + static_cast<int>(threadIdx.x) / Rows::kLanes;
-  const int lane = threadIdx.x % Rows::kLanes;
+/// inputs. Block (tile, head, b) takes SsdStepShape::kRows channels. Sequences, heads and sizes are
+/// those of the layout, whose starts are not read. y is dense [B, H, P]. kPacked: rows of B, C and
+/// the states can be read four values at a time. A head's group is the upper half of the product
+/// with group_factor, or the head itself where that is 0: a division would hold up all reads. All
+/// reads come first, and nothing that waits for one of them comes before the reads of the states.
+template <typename T, int kN, bool kPacked>
+__global__ void __launch_bounds__(kSsdStepThreads) ssd_step(
+    SsdLayout layout,
+    SsdTimeInputs time,
+    SsdForwardInputs in,
+    float* states,
+    T* y,
+    unsigned group_factor) {
+  using Shape = SsdStepShape<kN>;
+  const int head = blockIdx.y;
+  const int b = blockIdx.z;
+  const int slot = in.incoming.slots[b]; // first, since the states wait for it
+  const int first = blockIdx.x * Shape::kRows + static_cast<int>(threadIdx.x) / Shape::kLanes;
   const int N = layout.state_dim;
   const long long value = static_cast<long long>(head) * layout.head_dim;
-  const long long key = static_cast<long long>(head / (layout.heads / layout.groups)) * N;
-  const int slot = in.incoming.slots[b];
+  const SsdStepBits raw(time, head, b);
+  const float A = time.A_H[head];
+  const float bias = (time.bias_H == nullptr ? time.A_H : time.bias_H)[head];
+  const bool skips = in.D.data != nullptr;
+  const float* D_P = skips ? in.D.data + head * in.D.head_stride : time.A_H;
+  const T* x_P = static_cast<const T*>(in.x.data) + b * in.x.stride + value;
+  T x[Shape::kRowsOfLane];
+  float D[Shape::kRowsOfLane];
+#pragma unroll
+  for (int i = 0; i < Shape::kRowsOfLane; ++i) {
+    const int channel = min(first + i * Shape::kRowsAtOnce, layout.head_dim - 1);
+    x[i] = x_P[channel];
+    D[i] = D_P[skips ? channel * in.D.channel_stride : 0];
+  }
+  const int group = group_factor == 0 ? head : static_cast<int>(__umulhi(head, group_factor));
+  const long long key = static_cast<long long>(group) * N;
+  SsdStepRow<kN, T> B = {};
+  SsdStepRow<kN, T> C = {};
+  read_row<kN, kPacked>(B, static_cast<const T*>(in.B.data) + b * in.B.stride + key, N);
+  read_row<kN, kPacked>(C, static_cast<const T*>(in.C.data) + b * in.C.stride + key, N);
   const bool kept = slot >= 0 && slot < in.incoming.count;
   float* state = states + (kept ? slot : 0) * in.incoming.stride + value * N;
-  SsdStepRow<kN> h[Rows::kRowsOfLane] = {};
+  SsdStepRow<kN, float> h[Shape::kRowsOfLane] = {};
 #pragma unroll
-  for (int i = 0; i < Rows::kRowsOfLane; ++i) {
-    const int channel = first_channel + i * Rows::kRowsAtOnce;
+  for (int i = 0; i < Shape::kRowsOfLane; ++i) {
+    const int channel = first + i * Shape::kRowsAtOnce;
     if (kept && channel < layout.head_dim) {
-      read_row<kN>(h[i], state + channel * N, lane, N, in.incoming.packed);
+      read_state<kN, kPacked>(h[i], state + channel * N, N);
     }
   }
-  SsdStepRow<kN> B = {};
-  SsdStepRow<kN> C = {};
-  read_row<kN>(B, static_cast<const T*>(in.B.data) + b * in.B.stride + key, lane, N, in.B.packed);
-  read_row<kN>(C, static_cast<const T*>(in.C.data) + b * in.C.stride + key, lane, N, in.C.packed);
-  const float bias = time.bias_H == nullptr ? 0.0f : time.bias_H[head];
-  const float step = time_step(time, bias, read_raw_step(time, head, b));
-  const float decay = expf(step * time.A_H[head]);
-  const T* x_P = static_cast<const T*>(in.x.data) + b * in.x.stride + value;
+  const float step = time_step(time, time.bias_H == nullptr ? 0.0f : bias, raw.value(time));
+  const float decay = expf(step * A);
   T* y_P = y + static_cast<long long>(b) * layout.heads * layout.head_dim + value;
 #pragma unroll
-  for (int i = 0; i < Rows::kRowsOfLane; ++i) {
-    const int channel = first_channel + i * Rows::kRowsAtOnce;
+  for (int i = 0; i < Shape::kRowsOfLane; ++i) {
+    const int channel = first + i * Shape::kRowsAtOnce;
     const bool inside = channel < layout.head_dim;
-    const float x = inside ? widened(x_P[channel]) : 0.0f;
-    float out = advance_row<kN>(h[i], decay, step * x, B, C);
+    const float of_x = widened(x[i]);
+    float out = advance_row<kN>(h[i], decay, step * of_x, B, C);
     if (kept && inside) {
-      write_row<kN>(h[i], state + channel * N, lane, N, in.incoming.packed);
+      write_state<kN, kPacked>(h[i], state + channel * N, N);
     }
-    if (lane == 0 && inside) {
-      if (in.D.data != nullptr) {
-        out = fmaf(in.D.data[head * in.D.head_stride + channel * in.D.channel_stride], x, out);
-      }
-      y_P[channel] = static_cast<T>(out);
+#pragma unroll
+    for (int by = Shape::kLanes / 2; by > 0; by /= 2) {
+      out += __shfl_xor_sync(0xffffffffu, out, by);
+    }
+    if (threadIdx.x % Shape::kLanes == 0 && inside) {
+      y_P[channel] = static_cast<T>(skips ? fmaf(D[i], of_x, out) : out);
     }
   }
 }

@@ -107,7 +107,17 @@ inline void copy_async(void* to_shared, const void* from, int bytes) {
       (bytes != 0 && reinterpret_cast<std::uintptr_t>(from) % 16 != 0)) {
     emulator::fail("an asynchronous copy from or to no multiple of 16 bytes");
   }
-  emulator::block.running->open_group.push_back({to_shared, from, bytes});
+  emulator::block.running->open_group.push_back({to_shared, from, bytes, 16});
+}
+
+template <int kBytes>
+inline void copy_bytes_async(void* to_shared, const void* from) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  if (reinterpret_cast<std::uintptr_t>(to_shared) % kBytes != 0 ||
+      reinterpret_cast<std::uintptr_t>(from) % kBytes != 0) {
+    emulator::fail("an asynchronous copy from or to no multiple of its bytes");
+  }
+  emulator::block.running->open_group.push_back({to_shared, from, kBytes, kBytes});
 }
 
 inline void commit_copies() {
@@ -121,7 +131,7 @@ inline void wait_for_copies() {
   auto& groups = emulator::block.running->groups;
   while (groups.size() > kGroups) {
     for (const emulator::AsyncCopy& copy : groups.front()) {
-      std::memset(copy.to, 0, 16);
+      std::memset(copy.to, 0, static_cast<std::size_t>(copy.size));
       if (copy.bytes > 0) {
         std::memcpy(copy.to, copy.from, static_cast<std::size_t>(copy.bytes));
       }
