@@ -109,11 +109,9 @@ void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
           const SsdTile wanted = ssd_tile(model.head_dim, model.state_dim);
           return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
         };
-        kernels.push_back({ssd_forward_kernel(activation, tile).spec, kForOneBlock, serves});
-        kernels.push_back(
-            {ssd_sweep_kernel(activation, tile).spec,
-             two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock,
-             serves});
+        const int registers = two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock;
+        kernels.push_back({ssd_forward_kernel(activation, tile).spec, registers, serves});
+        kernels.push_back({ssd_sweep_kernel(activation, tile).spec, registers, serves});
       }
       for (const bool packed : {false, true}) {
         kernels.push_back(

@@ -59,7 +59,10 @@ run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes, b
   const SsdTime time(in.dt_TH, in.A_H, in.time_step, stream.marks);
   const bool hopper = takes_hopper(launcher, in.x_THP.scalar_type(), sizes, {&x, &B, &C});
   const SsdPlan plan(
-      in.x_THP, stream.starts, stream.sizes, hopper ? kHopperForwardBlocks : SsdPlan::kOneBlockEach);
+      in.x_THP,
+      stream.starts,
+      stream.sizes,
+      x.owner.scalar_type() == at::kBFloat16 ? SsdPlan::kTwoBlocksEach : SsdPlan::kOneBlockEach);
   at::Tensor y = at::empty(in.x_THP.sizes(), in.x_THP.options());
   const at::Tensor states =
       at::empty({final_states ? sizes.B : 0, sizes.H, sizes.P, sizes.N}, plan.state_options);

@@ -46,14 +46,16 @@ struct SsdForwardBlock {
   /// Starts copying the rows of a step, if there is such a step. All threads call it.
   __device__ void load(int step) const {
     if (step < steps() && threadIdx.x < kCopyThreads) {
+      const int thread = renewed(static_cast<int>(threadIdx.x));
       const long long token = segment.first + static_cast<long long>(step) * kQ;
       const int tokens = min(kQ, tokens_from(step));
       const int group = head / (layout.heads / layout.groups);
       const long long key = static_cast<long long>(group) * layout.state_dim;
       const long long value = static_cast<long long>(head) * layout.head_dim + channel;
-      load_tokens<kQ, kCopyThreads>(C(step), in.C, token, tokens, key, layout.state_dim);
-      load_tokens<kQ, kCopyThreads>(B(step), in.B, token, tokens, key, layout.state_dim);
-      load_tokens<kQ, kCopyThreads>(x(step), in.x, token, tokens, value, layout.head_dim - channel);
+      load_tokens<kQ, kCopyThreads>(C(step), in.C, token, tokens, key, layout.state_dim, thread);
+      load_tokens<kQ, kCopyThreads>(B(step), in.B, token, tokens, key, layout.state_dim, thread);
+      load_tokens<kQ, kCopyThreads>(
+          x(step), in.x, token, tokens, value, layout.head_dim - channel, thread);
     }
     commit_copies();
   }
@@ -161,47 +163,48 @@ __device__ void
 walk_outputs(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* states) {
   constexpr int kQ = kSsdStep<T>;
   const SsdLayout& layout = block.layout;
-  const int tile_channel = warp * 16;
-  const int channel = block.channel + tile_channel;
-  const int stride = layout.heads * layout.head_dim;
-  y +=
-      block.segment.first * stride + static_cast<long long>(block.head) * layout.head_dim + channel;
   block.load(0);
-  WarpSums<16, kN> state =
-      load_state<16, kN>(block.in.incoming, layout, block.number, block.head, channel, 0);
-  for (int i = 0; i < block.steps(); ++i, y += static_cast<long long>(kQ) * stride) {
+  WarpSums<16, kN> state = load_state<16, kN>(
+      block.in.incoming, layout, block.number, block.head, block.channel + warp * 16, 0);
+  for (int i = 0; i < block.steps(); ++i) {
+    const int tile_channel = renewed(warp * 16);
+    const int channel = block.channel + tile_channel;
     const SsdTimes<kQ>& times = block.times[i % 2];
     block.enter(i);
     WarpSums<kQ, 16> out;
     multiply<kN>(out, left(block.C(i)), right_transposed<T>(state));
     out.scale_rows(times.from_start);
     __syncthreads();
-    Held<T, 16, kQ> x;
-    x.load_transposed(block.x(i), 0, tile_channel);
-    multiply<kQ, Shape::kLower>(out, left(block.weights()), right_transposed(x));
+    multiply<kQ, Shape::kLower>(out, left(block.weights()), right(block.x(i), 0, tile_channel));
     if (block.in.D.data != nullptr) {
       add_skip(out, block.in.D, block.head, layout.head_dim, channel, block.x(i), tile_channel);
     }
+    const long long token = block.segment.first + static_cast<long long>(i) * kQ;
     store_rows(
         out,
-        y,
-        stride,
+        y + (token * layout.heads + block.head) * layout.head_dim + channel,
+        layout.heads * layout.head_dim,
         block.tokens_from(i),
         layout.head_dim - channel,
         layout.head_dim % Tile<T, kP>::kGranule == 0);
+    Held<T, 16, kQ> x; // not before the outputs have left: registers are for two blocks
+    x.load_transposed(block.x(i), 0, tile_channel);
     x.scale_columns(times.input);
     state.scale(times.decay);
     multiply<kQ>(state, left(x), right(block.B(i)));
   }
   if (states != nullptr && ends_walk(layout, block.segment, /*reverse=*/false)) {
-    store_state(state, states, layout, block.segment.sequence, block.head, channel, 0);
+    store_state(
+        state, states, layout, block.segment.sequence, block.head, block.channel + warp * 16, 0);
   }
 }
 
 /// One block a segment, head and tile of kP channels: block (segment H + head) tiles + tile. y is
 /// dense [T, H, P]; states, if not null, receives what leaves each sequence, [B, H, P, N].
 template <typename T, int kP, int kN>
-__global__ void __launch_bounds__((kP + kSsdStep<T>) / 16 * kWarpThreads, 1)
+__global__ void __launch_bounds__(
+    (kP + kSsdStep<T>) / 16 * kWarpThreads,
+    sizeof(T) == 2 && kP == 64 && kN <= 128 ? 2 : 1)
     ssd_forward(SsdLayout layout, SsdTimeInputs time, SsdForwardInputs in, T* y, float* states) {
   using Block = SsdForwardBlock<T, kP, kN>;
   __shared__ SsdTimes<Block::kQ> times[2];

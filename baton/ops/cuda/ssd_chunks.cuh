@@ -14,6 +14,13 @@ namespace baton {
 template <typename T>
 constexpr int kSsdStep = 128 / static_cast<int>(sizeof(T));
 
+/// The same number, of which the compiler knows nothing: what follows from it is made anew in each
+/// turn of a loop, and not kept in registers over it.
+__device__ inline int renewed(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
 struct SsdSegment {
   long long first; ///< its first token in the stream
   int tokens;
@@ -65,7 +72,8 @@ __device__ void load_tokens(
     long long token,
     int tokens,
     long long column,
-    int columns) {
+    int columns,
+    int thread = static_cast<int>(threadIdx.x)) {
   load_rows<kRows, kThreads>(
       to,
       static_cast<const T*>(rows.data) + token * rows.stride + column,
@@ -73,7 +81,7 @@ __device__ void load_tokens(
       tokens,
       columns,
       rows.packed,
-      threadIdx.x);
+      thread);
 }
 
 /// Time steps and decays of kTokens neighbouring tokens of a head, the first of them 0. With l_i

@@ -10,8 +10,6 @@
 namespace baton::ops::cuda {
 namespace {
 
-constexpr std::int64_t kTwoBlocksEach = 200; // nearly two blocks on each multiprocessor
-
 jit::TileMap map_rows(const SsdRows& rows, std::int64_t tokens, std::int64_t values) {
   // Rows of a single token may lie any stride apart.
   const std::int64_t stride = tokens == 1 ? values : rows.stride;
@@ -88,7 +86,7 @@ void launch_hopper_sweep(
     busy += (segments - (sweep.outputs.skip_last ? sequences : 0)) * plan.sizes.H;
   }
   const auto walks = static_cast<unsigned>(sweeps.size());
-  const bool halves = busy < kTwoBlocksEach || plan.sizes.N == 64;
+  const bool halves = busy < SsdPlan::kTwoBlocksEach || plan.sizes.N == 64;
   const std::int64_t columns = halves ? 64 : 128;
   const SsdKernel kernel = ssd_hopper_sweep_kernel(columns);
   const Maps maps{plan.sizes};

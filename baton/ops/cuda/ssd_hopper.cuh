@@ -19,13 +19,6 @@ using Panel = unsigned char[kPanelBytes];
 __device__ inline int group_thread() {
   return static_cast<int>(threadIdx.x) % kWarpgroup;
 }
-/// The same number, of which the compiler knows nothing: what follows from it is made anew and not
-/// kept in registers that a long loop has not got.
-__device__ inline int renewed_thread() {
-  int thread = group_thread();
-  asm volatile("" : "+r"(thread));
-  return thread;
-}
 /// The first row that a thread has of a product of 64; the other is eight below.
 __device__ inline int group_row(int thread = group_thread()) {
   return thread / kWarpThreads * 16 + thread % kWarpThreads / 4;

@@ -16,10 +16,6 @@
 
 namespace baton::ops::cuda {
 
-/// Heads of sequences from which on the forward scan does not cut them: two thirds of what a large
-/// GPU takes at a time.
-constexpr std::int64_t kHopperForwardBlocks = 176;
-
 /// Whether these kernels take inputs of such sizes, all of `tokens` among them.
 bool takes_hopper(
     const Launcher& launcher,

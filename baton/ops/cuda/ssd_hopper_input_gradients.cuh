@@ -17,7 +17,7 @@ struct SsdHopperInputGradients {
   __nv_bfloat16* dx;
   const TileMap& dx_map;
   SsdHopperTurn at;
-  int thread = 0;               ///< renewed_thread(), at every head
+  int thread = 0;               ///< renewed at every head
   float scores[kRowBlocks][4];  // row j, column i: C_i . B_j
   float dscores[kRowBlocks][4]; // their gradients, transposed likewise
 
@@ -48,7 +48,7 @@ struct SsdHopperInputGradients {
   }
 
   __device__ void begin_item(const SsdHopperItem& item) {
-    thread = renewed_thread();
+    thread = renewed(group_thread());
     auto& keys = shared.keys[at.keys()];
     if (item.chunk.tokens < kSsdChunk) {
       clear_together(keys.B, SsdHopperGradientShared<kN>::kPanels, item.chunk.tokens, thread);
@@ -238,7 +238,7 @@ struct SsdHopperInputGradients {
   }
 
   __device__ void add_head(const SsdHopperItem& item, int head, bool first) {
-    thread = renewed_thread();
+    thread = renewed(group_thread());
     auto& stage = shared.stages[at.stage()];
     const auto& keys = shared.keys[at.keys()];
     float products[kRowBlocks][4]; // row j, column i: x_j . dy_i

@@ -12,7 +12,7 @@ struct SsdHopperKeyGradients {
   const SsdLayout& layout;
   const SsdGradientOutputs& out;
   SsdHopperTurn at;
-  int thread = 0;         ///< renewed_thread(), at every head
+  int thread = 0;         ///< renewed at every head
   float dkeys[kN / 8][4]; // rows are tokens
   float dqueries[kN / 8][4];
 
@@ -44,7 +44,7 @@ struct SsdHopperKeyGradients {
   }
 
   __device__ void begin_item(const SsdHopperItem& item) {
-    thread = renewed_thread();
+    thread = renewed(group_thread());
     if (item.chunk.tokens < kSsdChunk) {
       clear_together(
           shared.keys[at.keys()].C,
@@ -162,7 +162,7 @@ struct SsdHopperKeyGradients {
   }
 
   __device__ void add_head(const SsdHopperItem& item) {
-    thread = renewed_thread();
+    thread = renewed(group_thread());
     auto& stage = shared.stages[at.stage()];
     const auto& keys = shared.keys[at.keys()];
     float outputs[8][4];
@@ -248,7 +248,7 @@ struct SsdHopperKeyGradients {
 
   template <typename Out>
   __device__ void write(const SsdHopperItem& item) {
-    thread = renewed_thread();
+    thread = renewed(group_thread());
     const int stride = layout.groups * kN;
     const long long at = (item.part * out.tokens + item.chunk.first + row(0)) * stride +
                          item.group * kN + group_pair(thread);

@@ -78,6 +78,8 @@ struct SsdPlan {
 
   /// Blocks that keep a large GPU busy: one on each multiprocessor, or nearly.
   static constexpr std::int64_t kOneBlockEach = 128;
+  /// Where two share a multiprocessor: cutting a few more in two gains nothing.
+  static constexpr std::int64_t kTwoBlocksEach = 176;
 
   SsdSizes sizes;
   at::ScalarType dtype;
