@@ -150,20 +150,6 @@ TEST_P(SharedStream, EqualsOneRankWhereDocumentsEndAtTheCuts) {
   expect_equals_one_rank(tiny_config("M*M", 2), {12, 12, 24}, 2, GetParam());
 }
 
-TEST_P(SharedStream, RandomStreams) {
-  for (std::uint64_t trial = 0; trial < 6; ++trial) {
-    const at::Tensor drawn = random_ids(100 + trial, 12, 1 << 20);
-    std::vector<std::int64_t> lengths;
-    for (int i = 0; i < 9; ++i) {
-      const std::int64_t longest = drawn[9].item<std::int64_t>() % 2 == 0 ? 6 : 90;
-      lengths.push_back(drawn[i].item<std::int64_t>() % longest);
-    }
-    ModelConfig config = tiny_config("M*-M");
-    config.mamba.conv_width = 2 + static_cast<std::int64_t>(trial % 3);
-    expect_equals_one_rank(config, lengths, trial % 2 == 0 ? 3 : 6, GetParam());
-  }
-}
-
 const ContextRules kBaton{};
 const ContextRules kRing{ContextStrategy::kBaton, KeyExchange::kRing};
 const ContextRules kAllToAll{ContextStrategy::kAllToAll};
