@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/nn/baton_convolution.h"
 #include "baton/nn/baton_scan.h"
 #include "baton/nn/tensor_ranks.h"
 #include "baton/ops/causal_conv1d.h"
@@ -246,17 +247,10 @@ Mamba2Core::train_alone(const Input& input, const at::Tensor& starts_B1, const S
 }
 
 at::Tensor Mamba2Core::train_by_baton(const Input& input, const parallel::Context& shared) const {
-  const SequenceLayout& layout = shared.layout();
-  ops::CausalConv1dStates tails;
-  if (config_.conv_width > 1) {
-    tails.initial_states = shared.pass_tails(input.xbc_TC, config_.conv_width);
-    tails.initial_slots_B = layout.initial_slots_B;
-  }
   const at::Tensor xbc_TC =
-      ops::causal_conv1d(
-          input.xbc_TC, conv_weight_->value, value_of(conv_bias_), layout.starts_B1, tails, true)
-          .y_TC;
-  return baton_scan(scan_inputs(xbc_TC, input.dt_TH, layout.starts_B1, all_heads()), shared)
+      baton_convolution(input.xbc_TC, conv_weight_->value, value_of(conv_bias_), shared);
+  return baton_scan(
+             scan_inputs(xbc_TC, input.dt_TH, shared.layout().starts_B1, all_heads()), shared)
       .flatten(1);
 }
 

@@ -58,6 +58,32 @@ std::tuple<at::Tensor, at::Tensor> call_forward(
   return op.call(x_TC, weight_CK, bias_C, starts_B1, initial_states, initial_slots_B, silu);
 }
 
+CausalConv1dGradients call_backward(
+    const at::Tensor& dy_TC,
+    const OptionalTensor& dfinal_states,
+    const at::Tensor& x_TC,
+    const at::Tensor& weight_CK,
+    const OptionalTensor& bias_C,
+    const at::Tensor& starts_B1,
+    const CausalConv1dStates& states,
+    bool silu) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("baton::causal_conv1d_backward", "")
+                             .typed<Backward>();
+  auto [dx, dweight, dbias, dstates] = op.call(
+      dy_TC,
+      dfinal_states,
+      x_TC,
+      weight_CK,
+      bias_C,
+      starts_B1,
+      states.initial_states,
+      states.initial_slots_B,
+      silu);
+  return {
+      dx, dweight, bias_C ? dbias : at::Tensor(), states.initial_states ? dstates : at::Tensor()};
+}
+
 OptionalTensor optional(const at::Tensor& tensor) {
   return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
 }
@@ -90,28 +116,24 @@ class CausalConv1dFunction : public torch::autograd::Function<CausalConv1dFuncti
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    static const auto op = c10::Dispatcher::singleton()
-                               .findSchemaOrThrow("baton::causal_conv1d_backward", "")
-                               .typed<Backward>();
     const at::Tensor dy_TC = gradients[0].defined()
                                  ? gradients[0]
                                  : at::zeros_like(saved[0], at::MemoryFormat::Contiguous);
-    auto [dx, dweight, dbias, dstates] = op.call(
+    const CausalConv1dGradients all = call_backward(
         dy_TC,
         optional(gradients[1]),
         saved[0],
         saved[1],
         optional(saved[2]),
         saved[3],
-        optional(saved[4]),
-        optional(saved[5]),
+        {.initial_states = optional(saved[4]), .initial_slots_B = optional(saved[5])},
         context->saved_data["silu"].toBool());
     return {
-        dx,
-        dweight,
-        saved[2].defined() ? dbias : at::Tensor(),
+        all.dx_TC,
+        all.dweight_CK,
+        all.dbias_C,
         at::Tensor(),
-        saved[4].defined() ? dstates : at::Tensor(),
+        all.dinitial_states,
         at::Tensor(),
         at::Tensor()};
   }
@@ -245,6 +267,17 @@ CausalConv1dOutput causal_conv1d(
   auto [y_TC, final_states] = call_forward(
       x_TC, weight_CK, bias_C, starts_B1, states.initial_states, states.initial_slots_B, silu);
   return {std::move(y_TC), std::move(final_states)};
+}
+
+CausalConv1dGradients causal_conv1d_backward(
+    const at::Tensor& dy_TC,
+    const at::Tensor& x_TC,
+    const at::Tensor& weight_CK,
+    const OptionalTensor& bias_C,
+    const at::Tensor& starts_B1,
+    const CausalConv1dStates& states,
+    bool silu) {
+  return call_backward(dy_TC, std::nullopt, x_TC, weight_CK, bias_C, starts_B1, states, silu);
 }
 
 at::Tensor causal_conv1d_step_(

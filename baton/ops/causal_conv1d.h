@@ -37,6 +37,24 @@ CausalConv1dOutput causal_conv1d(
     const CausalConv1dStates& states,
     bool silu);
 
+/// Of the inputs' shapes and dtypes; undefined where the input was absent.
+struct CausalConv1dGradients {
+  at::Tensor dx_TC;
+  at::Tensor dweight_CK;
+  at::Tensor dbias_C;
+  at::Tensor dinitial_states;
+};
+
+/// What a gradient dy_TC of the outputs means for the inputs, as `causal_conv1d` had them.
+CausalConv1dGradients causal_conv1d_backward(
+    const at::Tensor& dy_TC,
+    const at::Tensor& x_TC,
+    const at::Tensor& weight_CK,
+    const std::optional<at::Tensor>& bias_C,
+    const at::Tensor& starts_B1,
+    const CausalConv1dStates& states,
+    bool silu);
+
 /// One token of each of B sequences; reads and advances states_SCK [S, C, K-1] in the given slots.
 /// Slot -1 computes from a zero state and stores nothing. Throws when two sequences share a slot,
 /// and in gradient mode when an input requires a gradient.

@@ -37,8 +37,12 @@ at::Tensor pack(const at::Tensor& states_HX, const at::Tensor& log_decay_H) {
   return at::cat({states_HX.flatten(1), log_decay_H.unsqueeze(1)}, 1).unsqueeze(0);
 }
 
-/// What two neighbouring segments do together; both packed.
+/// What two runs of segments do together, one behind the other; both packed. Undefined is a run of
+/// none.
 at::Tensor join(const at::Tensor& earlier_BHX, const at::Tensor& later_BHX) {
+  if (!earlier_BHX.defined() || !later_BHX.defined()) {
+    return earlier_BHX.defined() ? earlier_BHX : later_BHX;
+  }
   const std::int64_t width = earlier_BHX.size(2) - 1;
   const at::Tensor log_decay = later_BHX.narrow(2, width, 1);
   return at::cat(
@@ -56,47 +60,59 @@ std::pair<at::Tensor, at::Tensor> swap_with_neighbours(
     int distance) {
   const int below = group.rank() - distance;
   const int above = group.rank() + distance;
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(group.size()), 0);
-  std::vector<at::Tensor> rows;
+  std::vector<std::int64_t> counts_out(static_cast<std::size_t>(group.size()), 0);
+  std::vector<std::int64_t> counts_in = counts_out;
+  std::vector<at::Tensor> rows{up.narrow(0, 0, 0)};
   if (below >= 0) {
-    counts[static_cast<std::size_t>(below)] = 1;
+    counts_out[static_cast<std::size_t>(below)] = down.size(0);
+    counts_in[static_cast<std::size_t>(below)] = up.size(0);
     rows.push_back(down);
   }
   if (above < group.size()) {
-    counts[static_cast<std::size_t>(above)] = 1;
+    counts_out[static_cast<std::size_t>(above)] = up.size(0);
+    counts_in[static_cast<std::size_t>(above)] = down.size(0);
     rows.push_back(up);
   }
-  const at::Tensor sent = rows.empty() ? up.narrow(0, 0, 0) : at::cat(rows);
-  // Whom a rank sends to is whom it hears from.
-  const at::Tensor received = group.all_to_all(sent.contiguous(), counts, counts);
+  const at::Tensor received = group.all_to_all(at::cat(rows), counts_out, counts_in);
   return {
-      below >= 0 ? received.narrow(0, 0, 1) : at::Tensor(),
-      above < group.size() ? received.narrow(0, received.size(0) - 1, 1) : at::Tensor()};
+      below >= 0 ? received.narrow(0, 0, up.size(0)) : at::Tensor(),
+      above < group.size() ? received.narrow(0, received.size(0) - down.size(0), down.size(0))
+                           : at::Tensor()};
 }
 
-struct Exclusive {
-  at::Tensor up;   ///< all segments r of ranks below
-  at::Tensor down; ///< all segments 2 cp - 1 - r of ranks above
+/// What the segments of other ranks do, run by run, packed [1, H, X + 1]; undefined where there are
+/// no such ranks. A rank's first segment is in the first half of the stream, its second in the
+/// second half.
+struct Around {
+  at::Tensor first_below;  ///< up to this rank's first segment
+  at::Tensor first_above;  ///< from there to the middle of the stream
+  at::Tensor second_above; ///< from the middle to this rank's second segment
 };
 
-/// Joins what is before each rank's segments, packed [1, H, X + 1]: in the first half of the stream
-/// these are ranks below, in the second half ranks above.
-Exclusive join_before(const Group& group, const at::Tensor& first, const at::Tensor& second) {
-  at::Tensor none = at::zeros_like(first);
-  auto [up, down] = swap_with_neighbours(group, first, second, 1);
-  // The lowest rank has nothing below it, nor the highest above.
-  for (int distance = 1; distance < group.size() - 1; distance *= 2) {
-    const auto [from_below, from_above] = swap_with_neighbours(
-        group, up.defined() ? up : none, down.defined() ? down : none, distance);
-    // Before rank `distance` only the lowest rank stands, which has nothing to give.
-    if (group.rank() - distance >= 1) {
+/// In as many rounds as it takes to double one rank to all of them.
+Around join_around(const Group& group, const at::Tensor& first, const at::Tensor& second) {
+  Around around;
+  // What this rank and those `distance` - 1 nearest to it do: below for `up`, above for the others.
+  at::Tensor up = first;
+  at::Tensor down_first = first;
+  at::Tensor down_second = second;
+  for (int distance = 1; distance < group.size(); distance *= 2) {
+    const auto [from_below, from_above] =
+        swap_with_neighbours(group, up, at::cat({down_first, down_second}), distance);
+    if (from_below.defined()) {
+      around.first_below = join(from_below, around.first_below);
       up = join(from_below, up);
     }
-    if (group.rank() + distance <= group.size() - 2) {
-      down = join(from_above, down);
+    if (from_above.defined()) {
+      const at::Tensor above_first = from_above.narrow(0, 0, 1);
+      const at::Tensor above_second = from_above.narrow(0, 1, 1);
+      around.first_above = join(around.first_above, above_first);
+      around.second_above = join(above_second, around.second_above);
+      down_first = join(down_first, above_first);
+      down_second = join(above_second, down_second);
     }
   }
-  return {up.defined() ? up : none, down.defined() ? down : none};
+  return around;
 }
 
 } // namespace
@@ -153,18 +169,15 @@ at::Tensor Context::pass_states(const SegmentStates& segments, Direction directi
   };
   const at::Tensor first = packed(early);
   const at::Tensor second = packed(1 - early);
-  Exclusive before = join_before(group_, first, second);
-  // The first half as a whole comes before everything in the second.
-  const int last = group_.size() - 1;
-  const at::Tensor half = join(before.up, first).contiguous();
-  group_.broadcast_(half, last);
-  const at::Tensor in_second = join(half, before.down);
-  const std::int64_t width = half.size(2) - 1;
+  const Around around = join_around(group_, first, second);
+  const at::Tensor half = join(join(around.first_below, first), around.first_above);
   const auto states_of = [&](const at::Tensor& joined) {
-    return joined.narrow(2, 0, width).reshape(segments.states_SHX[0].sizes());
+    return joined.narrow(2, 0, joined.size(2) - 1).reshape(segments.states_SHX[0].sizes());
   };
-  const at::Tensor entering_first = states_of(before.up);
-  const at::Tensor entering_second = states_of(in_second);
+  const at::Tensor entering_first = around.first_below.defined()
+                                        ? states_of(around.first_below)
+                                        : at::zeros_like(segments.states_SHX[0]);
+  const at::Tensor entering_second = states_of(join(half, around.second_above));
   return early == 0 ? at::stack({entering_first, entering_second})
                     : at::stack({entering_second, entering_first});
 }
@@ -321,6 +334,8 @@ Context::Tails Context::make_tails(std::int64_t width) const {
     }
   }
   tails.places = upload(index_tensor(places), device_);
+  tails.heads = part_.heads(width);
+  tails.heads.starts_B1 = upload(tails.heads.starts_B1, device_);
   return tails;
 }
 
@@ -330,7 +345,12 @@ const Context::Tails& Context::tails(std::int64_t width) const {
                                : tails_.emplace(width, make_tails(width)).first->second;
 }
 
-at::Tensor Context::gather_tails(const at::Tensor& x_TC, std::int64_t width) const {
+const SegmentHeads& Context::heads(std::int64_t width) const {
+  return tails(width).heads;
+}
+
+Pending Context::start_tails(const at::Tensor& x_TC, std::int64_t width, at::Tensor& gathered)
+    const {
   const std::int64_t rows = width - 1;
   std::vector<at::Tensor> own;
   for (std::size_t i = 0; i < 2; ++i) {
@@ -339,45 +359,34 @@ at::Tensor Context::gather_tails(const at::Tensor& x_TC, std::int64_t width) con
     own.push_back(x_TC.new_zeros({rows - length, x_TC.size(1)}));
     own.push_back(x_TC.narrow(0, end - length, length));
   }
-  const at::Tensor all = group_.all_gather(at::cat(own));
-  return at::cat({all.flatten(0, 1), x_TC.new_zeros({1, x_TC.size(1)})})
-      .index_select(0, tails(width).places)
-      .view({2, rows, x_TC.size(1)})
+  gathered = x_TC.new_empty({group_.size(), 2 * rows, x_TC.size(1)});
+  return group_.start_all_gather(at::cat(own), gathered);
+}
+
+at::Tensor Context::tails_from(const at::Tensor& gathered) const {
+  const std::int64_t rows = gathered.size(1) / 2;
+  const std::int64_t channels = gathered.size(2);
+  return at::cat({gathered.flatten(0, 1), gathered.new_zeros({1, channels})})
+      .index_select(0, tails(rows + 1).places)
+      .view({2, rows, channels})
       .transpose(1, 2)
       .contiguous();
 }
 
-at::Tensor Context::scatter_tails(const at::Tensor& gradient_SCK) const {
-  const at::Tensor all = group_.all_gather(gradient_SCK.contiguous()).flatten(0, 1);
-  at::Tensor dx_TC = gradient_SCK.new_zeros({own_tokens_, gradient_SCK.size(1)});
-  for (const Tails::Use& use : tails(gradient_SCK.size(2) + 1).uses) {
+Pending Context::start_tail_gradients(const at::Tensor& gradient_SCK, at::Tensor& gathered) const {
+  std::vector<std::int64_t> shape = gradient_SCK.sizes().vec();
+  shape.insert(shape.begin(), group_.size());
+  gathered = gradient_SCK.new_empty(shape);
+  return group_.start_all_gather(gradient_SCK.contiguous(), gathered);
+}
+
+void Context::add_tail_gradients_(const at::Tensor& gathered, const at::Tensor& dx_TC) const {
+  const at::Tensor all = gathered.flatten(0, 1);
+  for (const Tails::Use& use : tails(gathered.size(3) + 1).uses) {
     const at::Tensor given = all[use.segment].transpose(0, 1).index_select(0, use.places);
     // A segment needs a row once, but segments that are shorter than K - 1 share rows.
     dx_TC.index_copy_(0, use.rows, dx_TC.index_select(0, use.rows) + given);
   }
-  return dx_TC;
-}
-
-struct Context::PassTails : torch::autograd::Function<Context::PassTails> {
-  static at::Tensor forward(
-      AutogradContext* saved,
-      const at::Tensor& x_TC,
-      const Context* context,
-      std::int64_t width) {
-    saved->saved_data["context"] = context->keep();
-    return context->gather_tails(x_TC, width);
-  }
-
-  static variable_list backward(AutogradContext* saved, variable_list gradients) {
-    return {
-        Context::kept(saved->saved_data["context"]).scatter_tails(gradients[0]),
-        at::Tensor(),
-        at::Tensor()};
-  }
-};
-
-at::Tensor Context::pass_tails(const at::Tensor& x_TC, std::int64_t width) const {
-  return PassTails::apply(x_TC, this, width);
 }
 
 } // namespace baton::parallel

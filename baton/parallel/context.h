@@ -84,12 +84,22 @@ class Context : public torch::CustomClassHolder {
   at::Tensor own_rows(const at::Tensor& of_stream) const;
 
   /// The state that enters each of this rank's segments: H_0 = 0, H_{i+1} = a_i H_i + S_i. In
-  /// log2(cp) steps, in a fixed order of additions.
+  /// log2(cp) messages, one after the other, in a fixed order of additions.
   at::Tensor pass_states(const SegmentStates& segments, Direction direction) const;
 
-  /// The K - 1 rows of the stream before each segment, [2, C, K - 1], zeros where its document has
-  /// none. Differentiable in x_TC, this rank's rows. K is at least 2.
-  at::Tensor pass_tails(const at::Tensor& x_TC, std::int64_t width) const;
+  /// The last K - 1 rows of each segment of x_TC, this rank's rows, go to all ranks. `gathered`
+  /// [cp, 2 (K - 1), C] is for `tails_from`.
+  Pending start_tails(const at::Tensor& x_TC, std::int64_t width, at::Tensor& gathered) const;
+  /// The K - 1 rows of the stream before each of this rank's segments, [2, C, K - 1], zeros where
+  /// its document has none.
+  at::Tensor tails_from(const at::Tensor& gathered) const;
+  /// Gradients of what `tails_from` gave go to all ranks. `gathered` [cp, 2, C, K - 1] is for
+  /// `add_tail_gradients_`.
+  Pending start_tail_gradients(const at::Tensor& gradient_SCK, at::Tensor& gathered) const;
+  /// Adds them to those of the rows, dx_TC [Tr, C].
+  void add_tail_gradients_(const at::Tensor& gathered, const at::Tensor& dx_TC) const;
+  /// The rows that see a tail, on the device.
+  const SegmentHeads& heads(std::int64_t width) const;
 
   /// [Tr, ...] of this rank -> [T, ...] of all in the stream's order; not differentiable.
   at::Tensor gather_rows(const at::Tensor& rows) const;
@@ -124,14 +134,12 @@ class Context : public torch::CustomClassHolder {
       at::Tensor places;
     };
     std::vector<Use> uses;
+    SegmentHeads heads;
   };
   struct MoveRows;
-  struct PassTails;
 
   const Tails& tails(std::int64_t width) const;
   Tails make_tails(std::int64_t width) const;
-  at::Tensor gather_tails(const at::Tensor& x_TC, std::int64_t width) const;
-  at::Tensor scatter_tails(const at::Tensor& gradient_SCK) const;
   at::Tensor move_to_columns(const at::Tensor& rows) const;
   at::Tensor move_to_rows(const at::Tensor& columns) const;
 

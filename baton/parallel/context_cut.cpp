@@ -153,6 +153,19 @@ std::array<std::vector<std::int64_t>, 2> ContextPlan::tails_of(int rank, std::in
   return tails;
 }
 
+SegmentHeads ContextPart::heads(std::int64_t width) const {
+  SegmentHeads heads;
+  std::vector<std::int32_t> starts{0};
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::int64_t goes_on =
+        continues[i] ? layout.sequences[static_cast<std::size_t>(first_sequence[i])].length : 0;
+    heads.rows[i] = {.first = i == 0 ? 0 : lengths[0], .count = std::min(width - 1, goes_on)};
+    starts.push_back(starts.back() + static_cast<std::int32_t>(heads.rows[i].count));
+  }
+  heads.starts_B1 = at::tensor(starts, at::kInt);
+  return heads;
+}
+
 double ContextPlan::attention_imbalance() const {
   double most = 0.0;
   double all = 0.0;

@@ -69,6 +69,13 @@ struct UnmaskedPairs {
   std::int64_t longest_k = 0;
 };
 
+/// The rows of a rank's segments that see, in a convolution, rows from before the segment: the
+/// first K - 1 of the document that goes on into it.
+struct SegmentHeads {
+  std::array<RowRange, 2> rows; ///< of the rank's rows, by segment; none where nothing goes on
+  at::Tensor starts_B1;         ///< of the two, one behind the other
+};
+
 /// One rank's part of a stream.
 struct ContextPart {
   std::array<std::int64_t, 2> begins{}; ///< of its segments in the stream
@@ -83,6 +90,8 @@ struct ContextPart {
   std::array<bool, 2> continues{};
   /// Whether a state that enters a segment leaves it, because no document begins or ends inside.
   std::array<bool, 2> passes{};
+
+  SegmentHeads heads(std::int64_t width) const;
 };
 
 /// All that is known of a stream's cut on the host.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/parallel/mesh.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 #include <vector>
@@ -15,6 +16,9 @@
 
 namespace baton::parallel {
 namespace {
+
+// A rank that waits longer than this for another asks how the others are.
+constexpr std::chrono::seconds kPatience{20};
 
 /// Ranks of a group by the coordinates that vary in it, fastest first.
 struct GroupPlan {
@@ -82,6 +86,26 @@ std::vector<LinkPlan> plan_links(const GroupPlan& pipeline) {
 
 std::vector<std::uint8_t> bytes_of(const std::string& text) {
   return {text.begin(), text.end()};
+}
+
+/// Throws where another process has this rank's place.
+void take_place(c10d::Store& store, int rank) {
+  if (store.add("place/" + std::to_string(rank), 1) != 1) {
+    throw Error(
+        "another process of the run is rank " + std::to_string(rank) +
+        " already; a launcher gives each its own");
+  }
+}
+
+/// What is wrong with this rank's number of ranks, beside that of the rank that came first; empty
+/// where nothing is.
+std::string wrong_size(c10d::Store& store, int rank, int size) {
+  const std::vector<std::uint8_t> first =
+      store.compareSet("number of ranks", {}, bytes_of(std::to_string(size)));
+  const std::string text(first.begin(), first.end());
+  return text == std::to_string(size) ? ""
+                                      : "rank " + std::to_string(rank) + " was told of " +
+                                            std::to_string(size) + " ranks, another one of " + text;
 }
 
 } // namespace
@@ -156,9 +180,11 @@ c10::intrusive_ptr<c10d::Store> open_store(
     const std::string reason =
         std::string(error.what()).substr(0, std::string(error.what()).find('\n'));
     if (options.isServer) {
+      const bool taken = reason.find("EADDRINUSE") != std::string::npos;
       throw Error(
-          "cannot serve the ranks' store on " + place + " (" + reason +
-          "); choose another MASTER_PORT");
+          "cannot serve the ranks' store on " + place + " (" + reason + "); " +
+          (taken ? "choose another MASTER_PORT"
+                 : "MASTER_ADDR must be a name of the host of rank 0"));
     }
     throw RunError("no store answers on " + place + ": " + reason);
   }
@@ -176,7 +202,13 @@ Mesh::Mesh(
   if (shape.size() == 1) {
     return;
   }
+  take_place(*store, rank);
   watch_ = std::make_shared<Watch>(store, rank, shape.size(), timeout);
+  const std::string wrong = wrong_size(*store, rank, shape.size());
+  if (!wrong.empty()) {
+    watch_->say_why_stopping(wrong);
+    throw Error(wrong);
+  }
   const auto connect = [&](const GroupPlan& plan) {
     const std::string& axis = plan.axis;
     if (plan.size == 1) {
@@ -221,6 +253,23 @@ Mesh::Mesh(
   }
 }
 
+void Mesh::wait_for(const std::string& key, int rank, const std::string& what) const {
+  const auto begin = std::chrono::steady_clock::now();
+  for (;;) {
+    try {
+      store_->wait({key}, std::min<std::chrono::milliseconds>(timeout_, kPatience));
+      return;
+    } catch (const std::exception&) {
+      const std::string cause = watch_->find_cause();
+      if (!cause.empty() || std::chrono::steady_clock::now() - begin > timeout_) {
+        throw RunError(
+            "rank " + std::to_string(rank_) + ": rank " + std::to_string(rank) +
+            " did not say its " + what + cause);
+      }
+    }
+  }
+}
+
 void Mesh::check_same(const std::string& what, const std::string& text) const {
   if (size() == 1) {
     return;
@@ -228,15 +277,8 @@ void Mesh::check_same(const std::string& what, const std::string& text) const {
   const auto key = [&](int rank) { return "same/" + what + "/" + std::to_string(rank); };
   store_->set(key(rank_), bytes_of(text));
   for (int rank = 0; rank < size(); ++rank) {
-    std::vector<std::uint8_t> other;
-    try {
-      store_->wait({key(rank)}, timeout_);
-      other = store_->get(key(rank));
-    } catch (const std::exception&) {
-      throw RunError(
-          "rank " + std::to_string(rank_) + ": rank " + std::to_string(rank) + " did not say its " +
-          what + watch_->find_cause());
-    }
+    wait_for(key(rank), rank, what);
+    const std::vector<std::uint8_t> other = store_->get(key(rank));
     if (other != bytes_of(text)) {
       throw Error(
           "rank " + std::to_string(rank) + " has another " + what + " than rank " +

@@ -89,6 +89,9 @@ class Mesh {
   void say_why_stopping(const std::string& reason) const;
 
  private:
+  /// Until `rank` has left its `what` in the store; throws RunError when it is gone or late.
+  void wait_for(const std::string& key, int rank, const std::string& what) const;
+
   MeshShape shape_;
   int rank_ = 0;
   c10::intrusive_ptr<c10d::Store> store_;

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <functional>
+#include <future>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,18 +31,73 @@ constexpr milliseconds kLook{200};
 constexpr int kMissedBeats = 3;
 // Work that takes longer than this makes a rank ask after the others.
 constexpr std::chrono::seconds kPatience{20};
+// What the store may take to answer.
+constexpr std::chrono::seconds kAnswer{10};
+
+std::string key_of(const char* kind, int rank) {
+  return std::string("watch/") + kind + "/" + std::to_string(rank);
+}
+
+/// What `ask` returns, or none where that does not come in time: a client of the store waits for
+/// ever where its host is stopped. `ask` then goes on by itself, so it owns what it uses.
+template <class T>
+std::optional<T> answer_within(milliseconds limit, std::function<T()> ask) {
+  std::packaged_task<T()> task(std::move(ask));
+  std::future<T> answer = task.get_future();
+  std::thread(std::move(task)).detach();
+  if (answer.wait_for(limit) != std::future_status::ready) {
+    return std::nullopt;
+  }
+  return answer.get();
+}
+
+/// As Watch::find_cause, with a store that answers.
+std::string read_cause(c10d::Store& store, int own_rank, int size, milliseconds interval) {
+  const auto beats = [&] {
+    std::vector<std::int64_t> all;
+    all.reserve(static_cast<std::size_t>(size));
+    for (int rank = 0; rank < size; ++rank) {
+      all.push_back(store.add(key_of("beats", rank), 0));
+    }
+    return all;
+  };
+  std::string cause;
+  const std::vector<std::int64_t> before = beats();
+  std::this_thread::sleep_for(kMissedBeats * interval);
+  const std::vector<std::int64_t> after = beats();
+  for (int rank = 0; rank < size; ++rank) {
+    const auto place = static_cast<std::size_t>(rank);
+    if (rank == own_rank) {
+      continue;
+    }
+    if (store.check({key_of("reason", rank)})) {
+      const std::vector<std::uint8_t> reason = store.get(key_of("reason", rank));
+      if (!reason.empty()) {
+        cause += ", rank " + std::to_string(rank) +
+                 " stopped: " + std::string(reason.begin(), reason.end());
+      }
+    } else if (before[place] == after[place]) {
+      cause += ", rank " + std::to_string(rank) + " is gone";
+    }
+  }
+  return cause;
+}
 
 } // namespace
 
 Watch::Watch(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, milliseconds timeout)
-    : store_(store->clone()),
-      asked_(store->clone()),
+    : asked_(store->clone()),
       rank_(rank),
       size_(size),
       timeout_(timeout),
       interval_(interval_of(size)),
-      beating_([this] { beat(); }),
-      looking_([this] { look(); }) {}
+      beats_(std::make_shared<Beats>()) {
+  beats_->store = store->clone();
+  beats_->key = key_of("beats", rank);
+  beats_->interval = interval_;
+  beating_ = std::thread([beats = beats_] { beat(*beats); });
+  looking_ = std::thread([this] { look(); });
+}
 
 Watch::~Watch() {
   {
@@ -47,74 +105,77 @@ Watch::~Watch() {
     stop_ = true;
   }
   stopped_.notify_all();
-  beating_.join();
   looking_.join();
+  bool ended = false;
+  {
+    std::unique_lock lock(beats_->mutex);
+    beats_->stop = true;
+    beats_->changed.notify_all();
+    ended = beats_->changed.wait_for(
+        lock, unanswered_ ? kLook : milliseconds(kAnswer), [this] { return beats_->ended; });
+  }
+  if (ended) {
+    beating_.join();
+  } else {
+    beating_.detach();
+  }
 }
 
-std::string Watch::key(const char* kind, int rank) const {
-  return std::string("watch/") + kind + "/" + std::to_string(rank);
-}
-
-void Watch::beat() {
-  std::unique_lock lock(mutex_);
-  while (!stop_) {
+void Watch::beat(Beats& beats) {
+  std::unique_lock lock(beats.mutex);
+  while (!beats.stop) {
     lock.unlock();
+    bool answered = true;
     try {
-      store_->add(key("beats", rank_), 1);
+      beats.store->add(beats.key, 1);
     } catch (const std::exception& error) {
-      log_debug(std::string("the store of the run does not answer: ") + error.what());
-      return;
+      log_debug(std::string("the store of the run is gone: ") + error.what());
+      answered = false;
     }
     lock.lock();
-    stopped_.wait_for(lock, interval_, [this] { return stop_; });
+    if (!answered) {
+      break;
+    }
+    beats.changed.wait_for(lock, beats.interval, [&] { return beats.stop; });
   }
+  beats.ended = true;
+  beats.changed.notify_all();
 }
 
 std::string Watch::find_cause() {
-  std::string cause;
-  try {
-    const auto beats = [this] {
-      std::vector<std::int64_t> all;
-      all.reserve(static_cast<std::size_t>(size_));
-      for (int rank = 0; rank < size_; ++rank) {
-        all.push_back(asked_->add(key("beats", rank), 0));
-      }
-      return all;
-    };
-    const std::vector<std::int64_t> before = beats();
-    std::this_thread::sleep_for(kMissedBeats * interval_);
-    const std::vector<std::int64_t> after = beats();
-    for (int rank = 0; rank < size_; ++rank) {
-      const auto place = static_cast<std::size_t>(rank);
-      if (rank == rank_) {
-        continue;
-      }
-      if (asked_->check({key("reason", rank)})) {
-        const std::vector<std::uint8_t> reason = asked_->get(key("reason", rank));
-        if (!reason.empty()) {
-          cause += ", rank " + std::to_string(rank) +
-                   " stopped: " + std::string(reason.begin(), reason.end());
-        }
-      } else if (before[place] == after[place]) {
-        cause += ", rank " + std::to_string(rank) + " is gone";
-      }
-    }
-  } catch (const std::exception& error) {
-    log_debug(std::string("the store of the run does not answer: ") + error.what());
-    cause += ", the store of the run is gone";
+  if (unanswered_) {
+    return ", the store of the run does not answer";
   }
-  return cause;
+  try {
+    const std::optional<std::string> cause = answer_within<std::string>(
+        kMissedBeats * interval_ + kAnswer,
+        [store = asked_, rank = rank_, size = size_, interval = interval_] {
+          return read_cause(*store, rank, size, interval);
+        });
+    unanswered_ = !cause;
+    return cause.value_or(", the store of the run does not answer");
+  } catch (const std::exception& error) {
+    log_debug(std::string("the store of the run is gone: ") + error.what());
+    return ", the store of the run is gone";
+  }
 }
 
 void Watch::say_why_stopping(const std::string& reason) {
-  if (said_.exchange(true)) {
+  if (said_.exchange(true) || unanswered_) {
     return;
   }
   try {
-    asked_->set(key("reason", rank_), std::vector<std::uint8_t>(reason.begin(), reason.end()));
-    std::this_thread::sleep_for((kMissedBeats + 2) * interval_);
+    const std::optional<bool> said =
+        answer_within<bool>(kAnswer, [store = asked_, key = key_of("reason", rank_), reason] {
+          store->set(key, std::vector<std::uint8_t>(reason.begin(), reason.end()));
+          return true;
+        });
+    unanswered_ = !said;
+    if (said) {
+      std::this_thread::sleep_for((kMissedBeats + 2) * interval_);
+    }
   } catch (const std::exception& error) {
-    log_debug(std::string("the store of the run does not answer: ") + error.what());
+    log_debug(std::string("the store of the run is gone: ") + error.what());
   }
 }
 

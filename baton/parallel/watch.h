@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -35,7 +36,8 @@ class Watch {
   bool stopping() const { return said_; }
 
   /// Why an operation may have failed: ", rank 3 is gone", ", rank 3 stopped: (its reason)" or, if
-  /// all are well, nothing. Takes a few heartbeats.
+  /// all are well, nothing. Takes a few heartbeats, and a little longer where the store is gone or
+  /// its host does not answer.
   std::string find_cause();
 
   /// Leaves the reason for others' messages, and stays long enough for them to read it.
@@ -55,18 +57,30 @@ class Watch {
     Clock::time_point since;
   };
 
-  void beat();
+  /// What the beating thread uses; it outlives the watch where the store does not answer.
+  struct Beats {
+    c10::intrusive_ptr<c10d::Store> store;
+    std::string key;
+    std::chrono::milliseconds interval{0};
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool stop = false;
+    bool ended = false;
+  };
+
+  static void beat(Beats& beats);
   void look();
   std::optional<std::string> trouble_of(const Expected& expected);
-  std::string key(const char* kind, int rank) const;
 
-  c10::intrusive_ptr<c10d::Store> store_; ///< for beat()
-  c10::intrusive_ptr<c10d::Store> asked_; ///< for the others, so that a slow answer stops no beat
+  c10::intrusive_ptr<c10d::Store>
+      asked_; ///< not that of the beats, which a slow answer must not stop
   const int rank_;
   const int size_;
   const std::chrono::milliseconds timeout_;
   const std::chrono::milliseconds interval_;
+  const std::shared_ptr<Beats> beats_;
   std::atomic<bool> said_{false};
+  std::atomic<bool> unanswered_{false}; ///< the store has let this rank wait in vain
   std::mutex mutex_;
   std::condition_variable stopped_;
   bool stop_ = false;

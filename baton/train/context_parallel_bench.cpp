@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a stream costs that ranks share, beside the same stream on one rank: forward and backward of
-// one Mamba-2 layer and of a stack with all layer kinds. A launcher starts one process a rank:
+// one Mamba-2 layer and of a stack with all layer kinds, and a Mamba-2 layer's messages without its
+// work. A launcher starts one process a rank:
 //
 //   torchrun --no-python --nproc-per-node 2 build/baton/train_context_parallel_bench [TOKENS or
 //   LAYERS...]
 //
+// A stream that is too long for one rank is seen to be: "out of memory" stands in its place.
 // Without GPUs it runs in small sizes, to be seen to work.
 #include <algorithm>
 #include <chrono>
@@ -74,6 +76,35 @@ void wait_for(at::Device device) {
   }
 }
 
+/// What a rank takes and sends.
+struct Cost {
+  double milliseconds = 0.0;
+  std::int64_t bytes = 0;
+};
+
+/// The median of some runs, each begun by all `ranks` at once; bytes along cp.
+Cost cost_of(
+    const Mesh& mesh,
+    const parallel::Group& ranks,
+    at::Device device,
+    std::size_t runs,
+    const std::function<void()>& work) {
+  work();
+  const parallel::Traffic& traffic = mesh.along(Axis::kContext).traffic();
+  const std::int64_t before = traffic.total();
+  std::vector<double> times;
+  while (times.size() < runs) {
+    wait_for(device);
+    ranks.barrier();
+    const auto start = Clock::now();
+    work();
+    wait_for(device);
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+  }
+  std::sort(times.begin(), times.end());
+  return {times[runs / 2], (traffic.total() - before) / static_cast<std::int64_t>(runs)};
+}
+
 class Measurement {
  public:
   Measurement(const Mesh& mesh, at::Device device, const std::string& symbols)
@@ -85,8 +116,8 @@ class Measurement {
     store_.initialize(1, config_.dtype, device);
   }
 
-  /// Milliseconds of a forward and a backward pass, the median; of the slowest rank. Bytes sent.
-  std::pair<double, std::int64_t> of(const Way& way, std::int64_t tokens) {
+  /// A forward and a backward pass.
+  Cost of(const Way& way, std::int64_t tokens) {
     const SequenceLayout stream = make_layout_from_lengths({tokens});
     c10::intrusive_ptr<Context> shared;
     if (way.rules) {
@@ -104,28 +135,20 @@ class Measurement {
           .layout = layout, .positions_T = layout.positions(), .shared = shared.get()};
       stack_.forward(hidden_TD, context, {}).hidden_TD.backward(slope_TD);
       hidden_TD.mutable_grad() = at::Tensor();
-      for (const nn::Parameter& parameter : store_.parameters()) {
-        parameter.value.mutable_grad() = at::Tensor();
-      }
+      drop_gradients();
     };
-    pass();
-    const std::int64_t before = mesh_.along(Axis::kContext).traffic().total();
-    const std::size_t runs = has_attention_ && tokens > kManyTokens ? 1 : kRuns;
-    std::vector<double> times;
-    while (times.size() < runs) {
-      wait_for(device_);
-      if (way.rules) {
-        mesh_.all().barrier();
-      }
-      const auto start = Clock::now();
-      pass();
-      wait_for(device_);
-      times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    return cost_of(
+        mesh_,
+        way.rules ? mesh_.all() : parallel::Group(),
+        device_,
+        has_attention_ && tokens > kManyTokens ? 1 : kRuns,
+        pass);
+  }
+
+  void drop_gradients() {
+    for (const nn::Parameter& parameter : store_.parameters()) {
+      parameter.value.mutable_grad() = at::Tensor();
     }
-    std::sort(times.begin(), times.end());
-    return {
-        times[runs / 2],
-        (mesh_.along(Axis::kContext).traffic().total() - before) / static_cast<std::int64_t>(runs)};
   }
 
  private:
@@ -136,6 +159,56 @@ class Measurement {
   nn::ParameterStore store_;
   model::Stack stack_;
 };
+
+/// What the ranks tell each other in both passes of a Mamba-2 layer by the baton, without the work
+/// that it runs beside.
+void print_messages(const Mesh& mesh, at::Device device) {
+  const nn::Mamba2Config config = layer_config(device.is_cpu()).mamba;
+  const std::int64_t width = config.conv_width;
+  const std::int64_t channels = config.inner() + 2 * config.num_groups * config.state_size;
+  const auto shared = c10::make_intrusive<Context>(
+      make_layout_from_lengths({64 * mesh.size()}),
+      mesh.along(Axis::kContext),
+      ContextRules{},
+      device);
+  const at::TensorOptions options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const parallel::SegmentStates states{
+      at::randn({2, config.num_heads, config.head_dim, config.state_size}, options),
+      -at::rand({2, config.num_heads}, options)};
+  const at::Tensor x_TC = at::randn({shared->layout().num_tokens, channels}, options)
+                              .to(layer_config(device.is_cpu()).dtype);
+  const Cost cost = cost_of(mesh, mesh.all(), device, kRuns, [&] {
+    at::Tensor gathered;
+    shared->start_tails(x_TC, width, gathered).wait();
+    const at::Tensor tails_SCK = shared->tails_from(gathered);
+    shared->pass_states(states, parallel::Direction::kForward);
+    shared->pass_states(states, parallel::Direction::kBackward);
+    shared->start_tail_gradients(tails_SCK, gathered).wait();
+    shared->add_tail_gradients_(gathered, x_TC);
+  });
+  if (mesh.rank() == 0) {
+    std::printf(
+        "messages of a Mamba-2 layer alone, forward and backward: %.3f ms, %.2f MB\n",
+        cost.milliseconds,
+        1e-6 * static_cast<double>(cost.bytes));
+  }
+}
+
+std::string cell_text(const Cost& cost, double alone) {
+  char text[96];
+  std::snprintf(
+      text,
+      sizeof(text),
+      " %.2f ms, %.2f MB |",
+      cost.milliseconds,
+      1e-6 * static_cast<double>(cost.bytes));
+  std::string cell = text;
+  if (alone > 0.0) {
+    std::snprintf(text, sizeof(text), ", %.2f x |", alone / cost.milliseconds);
+    cell.replace(cell.size() - 2, 2, text);
+  }
+  return cell;
+}
 
 void print_row(
     const Mesh& mesh,
@@ -148,26 +221,18 @@ void print_row(
   for (const Way& way : kWays) {
     std::string cell = " - |";
     const bool needs_attention = way.rules && way.rules->keys == KeyExchange::kRing;
-    if (way.rules || mesh.rank() == 0) {
-      if (!needs_attention || symbols.find('*') != std::string::npos) {
-        try {
-          const auto [time, bytes] = measurement.of(way, tokens);
-          alone = way.rules ? alone : time;
-          char text[96];
-          std::snprintf(
-              text,
-              sizeof(text),
-              " %.2f ms, %.2f x, %.2f MB |",
-              time,
-              alone > 0.0 ? alone / time : 0.0,
-              1e-6 * static_cast<double>(bytes));
-          cell = text;
-        } catch (const c10::OutOfMemoryError&) {
-          if (way.rules) {
-            throw; // the others would wait
-          }
-          cell = " out of memory |";
+    if ((way.rules || mesh.rank() == 0) &&
+        (!needs_attention || symbols.find('*') != std::string::npos)) {
+      try {
+        const Cost cost = measurement.of(way, tokens);
+        alone = way.rules ? alone : cost.milliseconds;
+        cell = cell_text(cost, alone);
+      } catch (const c10::OutOfMemoryError&) {
+        if (way.rules) {
+          throw; // the others would wait
         }
+        cell = " out of memory |";
+        measurement.drop_gradients();
       }
     }
     row += cell;
@@ -187,7 +252,7 @@ void run(const std::vector<std::string>& patterns, const std::vector<std::int64_
   ops::set_arithmetic(true);
   parallel::ParallelConfig config;
   config.cp = launch.world_size;
-  const std::chrono::seconds timeout(60);
+  const std::chrono::seconds timeout(600); // others wait while one rank works alone
   const Mesh mesh = launch.world_size == 1
                         ? Mesh()
                         : Mesh(
@@ -197,7 +262,11 @@ void run(const std::vector<std::string>& patterns, const std::vector<std::int64_
                               device,
                               timeout);
   if (mesh.rank() == 0) {
-    std::printf("%d ranks on %s\n| layers | tokens |", mesh.size(), on_gpu ? "GPUs" : "CPUs");
+    std::printf("%d ranks on %s\n", mesh.size(), on_gpu ? "GPUs" : "CPUs");
+  }
+  print_messages(mesh, device);
+  if (mesh.rank() == 0) {
+    std::printf("| layers | tokens |");
     for (const Way& way : kWays) {
       std::printf(" %s |", way.name);
     }
@@ -232,6 +301,9 @@ int main(int count, char** values) {
   }
   try {
     baton::train::run(patterns, lengths);
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what_without_backtrace());
+    return 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;

@@ -2,7 +2,9 @@
 #include "baton/train/layer_costs.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "baton/base/error.h"
@@ -65,10 +67,23 @@ LayerCosts frame_costs(const Sizes& s, double first_out, double second_in) {
   return costs;
 }
 
-/// Rounds of log2(ranks), both ways at once, then one more from the rank where these meet; two
-/// ranks need no such round (docs/parallel.md).
-double states_sent(double cp) {
-  return cp == 2.0 ? 2.0 : 2.0 * std::ceil(std::log2(cp)) + 1.0;
+/// Messages one after the other in which a state's way over the ranks doubles each time.
+int state_rounds(std::int64_t cp) {
+  return std::bit_width(static_cast<std::uint64_t>(cp - 1));
+}
+
+/// States that the rank sends which sends most: one up and two down in each round, to ranks that
+/// there are (docs/parallel.md).
+double states_sent(std::int64_t cp) {
+  std::int64_t most = 0;
+  for (std::int64_t rank = 0; rank < cp; ++rank) {
+    std::int64_t sent = 0;
+    for (std::int64_t distance = 1; distance < cp; distance *= 2) {
+      sent += (rank >= distance ? 2 : 0) + (rank + distance < cp ? 1 : 0);
+    }
+    most = std::max(most, sent);
+  }
+  return static_cast<double>(most);
 }
 
 } // namespace
@@ -110,8 +125,8 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
     costs.kept += 2.0 * kFloatBytes * H * P * N + e * tails;
     costs.sweeps = 2.0;
     costs.context = {
-        2.0 * (states_sent(s.cp) * state + (s.cp - 1.0) * tails * e),
-        2.0 * (std::ceil(std::log2(s.cp)) + 2.0)};
+        2.0 * (states_sent(share.cp) * state + (s.cp - 1.0) * tails * e),
+        2.0 * (state_rounds(share.cp) + 1.0)};
   } else if (shared) {
     costs.kept += e * s.T * (C + H);
     costs.passes += e * s.T * 4.0 * (C + H + inner);

@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,12 +45,12 @@ def train(ranks, recipe, *values, code=0):
     return output, messages
 
 
-def start(rank, ranks, port, recipe, *values, **more):
+def start(rank, ranks, port, recipe, *values, cwd=None, **more):
     """Starts one rank by hand, as any launcher does that sets torchrun's variables."""
-    environment = dict(QUIET, RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank),
-                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **more)
+    environment = {**QUIET, "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **more}
     return subprocess.Popen([PROGRAM, "train", str(recipe), *settings(*values)], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
 
 
 def free_port():
@@ -189,6 +190,26 @@ def test_a_full_disk_of_one_rank_is_named_by_the_other(recipe, tmp_path, fail_wr
     assert not any((run / "checkpoints").iterdir())
 
 
+# A rank asks how the others are when it has waited for 20 s.
+@pytest.mark.long
+def test_a_rank_that_cannot_read_its_data_is_named_by_the_other(corpus, recipe, tmp_path):
+    port, ranks = free_port(), []
+    for rank in range(2):
+        host = tmp_path / f"host{rank}"
+        host.mkdir()
+        for file in corpus.glob("data_*"):
+            shutil.copy(file, host)
+        if rank == 1:
+            (host / "data_train.bin").unlink()
+        ranks.append(start(rank, 2, port, recipe, "data.train=data_train", "data.valid=data_valid",
+                           cwd=host))
+    outputs = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 2], outputs
+    assert len(errors(outputs[0])) == 1 and len(errors(outputs[1])) == 1, outputs
+    assert "rank 1 stopped: data_train.bin: cannot open" in errors(outputs[0])[0]
+    assert errors(outputs[1])[0].startswith("error: rank 1: data_train.bin: cannot open")
+
+
 def test_ranks_with_other_recipes_are_refused(recipe):
     port = free_port()
     ranks = [start(rank, 2, port, recipe, f"train.lr={1 + rank}e-3") for rank in range(2)]
@@ -198,6 +219,51 @@ def test_ranks_with_other_recipes_are_refused(recipe):
         assert len(errors(messages)) == 1, messages
         assert errors(messages)[0].endswith(
             'rank 1 has another recipe than rank 0: "lr = 0.002" vs "lr = 0.001"'), messages
+
+
+def test_a_stopped_host_of_the_store_holds_nobody(recipe, tmp_path):
+    port = free_port()
+    ranks = [start(rank, 2, port, recipe, *LONG, "parallel.timeout=2") for rank in range(2)]
+    wait_for_steps(tmp_path / "run", ranks[0])
+    ranks[0].send_signal(signal.SIGSTOP)
+    try:
+        _, messages = ranks[1].communicate(timeout=60)
+        assert ranks[1].returncode == 1
+        assert len(errors(messages)) == 1, messages
+        assert errors(messages)[0].endswith("the store of the run does not answer")
+    finally:
+        ranks[0].kill()
+        ranks[0].communicate()
+
+
+@pytest.mark.long
+def test_ranks_with_other_numbers_of_ranks_are_told(recipe):
+    port = free_port()
+    ranks = [start(rank, size, port, recipe, "train.tokens_per_step=384", "parallel.timeout=60")
+             for rank, size in ((0, 2), (1, 4))]
+    lines = [errors(rank.communicate(timeout=60)[1]) for rank in ranks]
+    told = [rank.returncode for rank in ranks].index(2)
+    wrong = f"rank {told} was told of {(2, 4)[told]} ranks, another one of {(4, 2)[told]}"
+    assert len(lines[told]) == 1 and lines[told][0].endswith(wrong), lines
+    assert ranks[1 - told].returncode == 1
+    assert len(lines[1 - told]) == 1 and f"rank {told} stopped: {wrong}" in lines[1 - told][0]
+
+
+def test_two_processes_of_one_rank_are_told(recipe):
+    port = free_port()
+    ranks = [start(rank, 2, port, recipe) for rank in (0, 1, 1)]
+    outputs = [rank.communicate(timeout=60) for rank in ranks]
+    assert sorted(rank.returncode for rank in ranks) == [0, 0, 2], outputs
+    refused_one = next(o[1] for r, o in zip(ranks, outputs) if r.returncode == 2)
+    assert len(errors(refused_one)) == 1 and "is rank 1 already" in errors(refused_one)[0]
+
+
+def test_an_address_that_is_no_host(recipe):
+    port = free_port()
+    first = start(0, 2, port, recipe, "parallel.timeout=2", MASTER_ADDR="no.such.host.invalid")
+    _, messages = first.communicate(timeout=60)
+    assert first.returncode == 2
+    assert len(errors(messages)) == 1 and "MASTER_ADDR must be a name" in errors(messages)[0]
 
 
 def test_meshes_that_cannot_be(recipe):
