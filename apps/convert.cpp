@@ -137,7 +137,7 @@ void to_baton(const ConvertArguments& arguments) {
   const fs::path folder = checkpoint::save_checkpoint(
       {.step = 0,
        .program = kVersion,
-       .parameters = nn::parameter_tensors(loaded.model->parameters()),
+       .parameters = parallel::slices_of(nn::parameter_tensors(loaded.model->parameters())),
        .optimizer_states = {},
        .train_state = std::move(state),
        .recipe = config_to_toml(recipe),

@@ -33,12 +33,19 @@ inline CheckpointContents example_contents(std::int64_t step) {
 /// Whether every value of the checkpoint is that of its step.
 inline bool is_example(const Checkpoint& checkpoint) {
   const CheckpointContents expected = example_contents(checkpoint.step());
-  const auto zeros_like_all = [](const TensorMap& tensors) {
-    TensorMap zeros;
-    for (const auto& [name, tensor] : tensors) {
-      zeros[name] = at::full_like(tensor, -1);
+  const auto values_of = [](const parallel::TensorSlices& slices) {
+    TensorMap values;
+    for (const auto& [name, slice] : slices) {
+      values[name] = slice.pieces.front().values;
     }
-    return zeros;
+    return values;
+  };
+  const auto others_like = [](const TensorMap& tensors) {
+    TensorMap others;
+    for (const auto& [name, tensor] : tensors) {
+      others[name] = at::full_like(tensor, -1);
+    }
+    return others;
   };
   const auto equal = [](const TensorMap& a, const TensorMap& b) {
     for (const auto& [name, tensor] : a) {
@@ -48,15 +55,12 @@ inline bool is_example(const Checkpoint& checkpoint) {
     }
     return true;
   };
-  const TensorMap parameters = zeros_like_all(expected.parameters);
-  TensorMap expected_states;
-  for (const auto& [name, slice] : expected.optimizer_states) {
-    expected_states[name] = slice.values;
-  }
-  const TensorMap states = zeros_like_all(expected_states);
+  const TensorMap parameters = others_like(values_of(expected.parameters));
+  const TensorMap states = others_like(values_of(expected.optimizer_states));
   checkpoint.read_parameters(parameters);
-  checkpoint.read_optimizer_states({states.begin(), states.end()});
-  return equal(expected.parameters, parameters) && equal(expected_states, states) &&
+  checkpoint.read_optimizer_states(parallel::slices_of(states));
+  return equal(values_of(expected.parameters), parameters) &&
+         equal(values_of(expected.optimizer_states), states) &&
          checkpoint.train_state() == expected.train_state &&
          checkpoint.recipe() == expected.recipe && checkpoint.manifest().program == "0.0.0";
 }

@@ -145,22 +145,20 @@ void Checkpoint::read_whole(const TensorRecord& record, const at::Tensor& target
 }
 
 void Checkpoint::read_slice(const TensorRecord& record, const parallel::TensorSlice& target) const {
-  const std::vector<parallel::TensorBlock> blocks =
-      parallel::blocks_of(target.shape, target.begin, target.values.numel());
-  for (const Piece& piece : record.pieces) {
-    for (const parallel::TensorBlock& block : blocks) {
-      at::Tensor to = target.values.narrow(0, block.offset, block.length).view(block.shape);
-      at::Tensor from = tensor_files_.at(piece.file).view(piece.key);
+  for (const Piece& stored : record.pieces) {
+    for (const parallel::TensorPiece& wanted : target.pieces) {
+      at::Tensor to = wanted.values;
+      at::Tensor from = tensor_files_.at(stored.file).view(stored.key);
       bool meet = true;
-      for (std::size_t i = 0; meet && i < block.start.size(); ++i) {
-        const std::int64_t begin = std::max(piece.start[i], block.start[i]);
+      for (std::size_t i = 0; meet && i < wanted.start.size(); ++i) {
+        const auto dim = static_cast<std::int64_t>(i);
+        const std::int64_t begin = std::max(stored.start[i], wanted.start[i]);
         const std::int64_t end =
-            std::min(piece.start[i] + piece.shape[i], block.start[i] + block.shape[i]);
+            std::min(stored.start[i] + stored.shape[i], wanted.start[i] + to.size(dim));
         meet = begin < end;
         if (meet) {
-          const auto dim = static_cast<std::int64_t>(i);
-          to = to.narrow(dim, begin - block.start[i], end - begin);
-          from = from.narrow(dim, begin - piece.start[i], end - begin);
+          to = to.narrow(dim, begin - wanted.start[i], end - begin);
+          from = from.narrow(dim, begin - stored.start[i], end - begin);
         }
       }
       if (meet) {
@@ -178,26 +176,29 @@ void Checkpoint::read(
   for (const auto& [name, target] : targets) {
     const TensorRecord& record = records.at(name);
     const std::string where = folder_.string() + ": tensor " + in_quotes(name);
-    // Of a slice the shape that counts is that of its tensor; this one has no values.
+    // The shape that counts is that of the tensor; this one has no values.
     const at::Tensor whole =
-        target.whole() ? target.values
-                       : target.values.new_empty({1}).as_strided(
-                             target.shape, std::vector<std::int64_t>(target.shape.size(), 0));
+        at::empty({1}, target.dtype)
+            .as_strided(target.shape, std::vector<std::int64_t>(target.shape.size()));
     check_target(where, record.dtype, record.shape, whole, rule);
   }
   const at::NoGradGuard no_grad;
   for (const auto& [name, target] : targets) {
     if (target.whole()) {
-      read_whole(records.at(name), target.values, rule);
+      read_whole(records.at(name), target.pieces.front().values, rule);
     } else {
       read_slice(records.at(name), target);
     }
   }
 }
 
-void Checkpoint::read_parameters(const std::map<std::string, at::Tensor>& targets, DtypeRule rule)
+void Checkpoint::read_parameters(const TensorMap& targets, DtypeRule rule) const {
+  read(manifest_.parameters, parallel::slices_of(targets), rule);
+}
+
+void Checkpoint::read_parameter_slices(const parallel::TensorSlices& targets, DtypeRule rule)
     const {
-  read(manifest_.parameters, {targets.begin(), targets.end()}, rule);
+  read(manifest_.parameters, targets, rule);
 }
 
 void Checkpoint::read_optimizer_states(const parallel::TensorSlices& targets, DtypeRule rule)

@@ -17,6 +17,8 @@
 
 namespace baton::checkpoint {
 
+using TensorMap = std::map<std::string, at::Tensor>;
+
 /// Which files of a checkpoint are verified and may be read.
 enum class Scope {
   kWhole,     ///< all: to go on with a run
@@ -40,12 +42,14 @@ class Checkpoint {
   /// on any device. Memory needed beside the targets: none for dense CPU targets of the same dtype,
   /// one tensor otherwise. Throws `Error`, naming the tensor, on a difference; all names, shapes
   /// and dtypes are compared before the first value is written.
-  void read_parameters(
-      const std::map<std::string, at::Tensor>& targets,
+  void read_parameters(const TensorMap& targets, DtypeRule rule = DtypeRule::kMustMatch) const;
+
+  /// The same for ranks that want slices of the tensors, of some none.
+  void read_parameter_slices(
+      const parallel::TensorSlices& targets,
       DtypeRule rule = DtypeRule::kMustMatch) const;
 
-  /// The same for the states of the optimizer, of which a rank may want slices. The checkpoint must
-  /// have been opened whole.
+  /// The same for the states of the optimizer. The checkpoint must have been opened whole.
   void read_optimizer_states(
       const parallel::TensorSlices& targets,
       DtypeRule rule = DtypeRule::kMustMatch) const;

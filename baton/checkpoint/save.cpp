@@ -125,17 +125,14 @@ void add_pieces(
     const std::string& file,
     std::vector<NamedTensor>& named,
     TensorRecord& record) {
-  if (slice.whole()) {
-    named.push_back({name, slice.values});
-    record.pieces.push_back(
-        {file, name, std::vector<std::int64_t>(slice.shape.size(), 0), slice.shape});
-    return;
-  }
-  for (const parallel::TensorBlock& block :
-       parallel::blocks_of(slice.shape, slice.begin, slice.values.numel())) {
-    const std::string key = name + "@" + std::to_string(slice.begin + block.offset);
-    named.push_back({key, slice.values.narrow(0, block.offset, block.length).view(block.shape)});
-    record.pieces.push_back({file, key, block.start, block.shape});
+  for (const parallel::TensorPiece& piece : slice.pieces) {
+    std::int64_t first = 0; // number of the piece's first value in the tensor
+    for (std::size_t dim = 0; dim < slice.shape.size(); ++dim) {
+      first = first * slice.shape[dim] + piece.start[dim];
+    }
+    const std::string key = slice.whole() ? name : name + "@" + std::to_string(first);
+    named.push_back({key, piece.values});
+    record.pieces.push_back({file, key, piece.start, piece.values.sizes().vec()});
   }
 }
 
@@ -145,7 +142,7 @@ write_tensors(const parallel::TensorSlices& slices, const fs::path& path, Manife
   TensorRecords records;
   const std::string file = path.filename().string();
   for (const auto& [name, slice] : slices) {
-    TensorRecord record{stored_dtype(slice.values.scalar_type()), slice.shape, {}};
+    TensorRecord record{stored_dtype(slice.dtype), slice.shape, {}};
     add_pieces(name, slice, file, named, record);
     records.emplace(name, std::move(record));
   }
@@ -165,10 +162,8 @@ Manifest write_share(const CheckpointContents& contents, const fs::path& folder,
   part.step = contents.step;
   part.program = contents.program;
   if (rank == 0 || !contents.parameters.empty()) {
-    part.parameters = write_tensors(
-        {contents.parameters.begin(), contents.parameters.end()},
-        folder / file_name("parameters", rank),
-        part);
+    part.parameters =
+        write_tensors(contents.parameters, folder / file_name("parameters", rank), part);
   }
   if (rank == 0 || !contents.optimizer_states.empty()) {
     part.optimizer_states =

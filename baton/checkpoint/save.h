@@ -16,14 +16,12 @@
 
 namespace baton::checkpoint {
 
-using TensorMap = std::map<std::string, at::Tensor>;
-
 /// All that a run needs to go on. Of several ranks each gives its share of the tensors, so that
 /// together they have every value once; all else counts on rank 0.
 struct CheckpointContents {
   std::int64_t step = 0;
   std::string program;                     ///< version of the program
-  TensorMap parameters;                    ///< by parameter name
+  parallel::TensorSlices parameters;       ///< by parameter name
   parallel::TensorSlices optimizer_states; ///< by a name of the optimizer's choice
   nlohmann::json train_state;              ///< whatever the trainer wants back
   std::string recipe;                      ///< TOML text with every resolved value

@@ -30,11 +30,11 @@ bool is_last(const HybridModel& model, int stage) {
 PipelineStep::PipelineStep(
     const HybridModel& model,
     std::vector<PipelineMicrobatch> microbatches,
-    double scale)
+    const at::Tensor& scale)
     : model_(model),
       microbatches_(std::move(microbatches)),
       scale_(scale),
-      loss_(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(model.device()))) {}
+      losses_(microbatches_.size(), at::zeros_like(scale)) {}
 
 parallel::PipelineWorks PipelineStep::works() {
   return {
@@ -62,8 +62,9 @@ at::Tensor PipelineStep::forward(int stage, int microbatch, const at::Tensor& in
       stage / model_.place().ranks, stage == 0 ? each.tokens_T : alive.input, each.context);
   at::Tensor handed_on;
   if (is_last(model_, stage)) {
-    alive.output = model_.loss(alive.output, each.labels_T, each.mask_T).loss_sum * scale_;
-    loss_ += alive.output.detach();
+    const at::Tensor loss_sum = model_.loss(alive.output, each.labels_T, each.mask_T).loss_sum;
+    alive.output = loss_sum * scale_.to(loss_sum.scalar_type());
+    losses_[static_cast<std::size_t>(microbatch)] = alive.output.detach().to(at::kDouble);
   } else {
     handed_on = alive.output.detach();
   }

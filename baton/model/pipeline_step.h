@@ -26,21 +26,23 @@ struct PipelineMicrobatch {
 };
 
 /// The works of one step: `parallel::PipelineRunner::run(step.works())` adds the gradients of
-/// `scale` times the summed loss to those of the parameters that this rank holds.
+/// `scale` times the summed loss to those of the parameters that this rank holds. One rank alone is
+/// a pipeline of one stage.
 class PipelineStep {
  public:
-  /// The model, and what the contexts refer to, outlive the step.
+  /// The model, and what the contexts refer to, outlive the step. `scale` is fp64 without dims, on
+  /// the model's device.
   PipelineStep(
       const HybridModel& model,
       std::vector<PipelineMicrobatch> microbatches,
-      double scale);
+      const at::Tensor& scale);
 
   /// Outlived by the step.
   parallel::PipelineWorks works();
 
-  /// `scale` times the summed loss of all microbatches, fp64 on the device; zero on ranks that do
-  /// not hold the last stage.
-  const at::Tensor& loss() const { return loss_; }
+  /// `scale` times the summed loss of each microbatch, fp64 without dims on the device; zeros on
+  /// ranks that do not hold the last stage.
+  const std::vector<at::Tensor>& losses() const { return losses_; }
 
   /// The largest number of (microbatch, stage) whose activations this rank has held at once.
   std::size_t most_alive() const { return most_alive_; }
@@ -57,10 +59,10 @@ class PipelineStep {
 
   const HybridModel& model_;
   std::vector<PipelineMicrobatch> microbatches_;
-  double scale_;
+  at::Tensor scale_;
   std::map<std::pair<int, int>, Alive> alive_; ///< by stage and microbatch
   std::size_t most_alive_ = 0;
-  at::Tensor loss_;
+  std::vector<at::Tensor> losses_;
 };
 
 /// The works of an evaluation, for `parallel::make_forward_schedule`: without gradients, and with a
@@ -74,8 +76,7 @@ parallel::PipelineWorks evaluation_works(
 /// Of tied embeddings: adds up the gradient of `model.shared_matrix()` over the ranks of the first
 /// and the last stage, in fp32 (fp64), so that both have equal bits. The two call it at once when
 /// the step's works are done; on others, and where nothing is shared, it does nothing. `gradient`
-/// is the matrix's, wherever the caller keeps it. Norms and checkpoints of all ranks together count
-/// the matrix once, on the rank of the first stage.
+/// is the matrix's, or the same part of it on both, wherever the caller keeps it.
 void sum_shared_gradient_(
     const HybridModel& model,
     const at::Tensor& gradient,

@@ -177,7 +177,7 @@ Found work_together(const ModelConfig& config, const Trial& trial, const Mesh& m
   const parallel::PipelineSchedule schedule =
       parallel::make_pipeline_schedule({trial.ranks, trial.virtual_stages, trial.microbatches});
   parallel::LinkTransport transport(mesh.pipeline_links());
-  PipelineStep step(model, std::move(microbatches), kScale);
+  PipelineStep step(model, std::move(microbatches), at::scalar_tensor(kScale, at::kDouble));
   parallel::PipelineRunner(schedule, rank, transport).run(step.works());
   const parallel::PipelineEstimate estimate =
       parallel::estimate_pipeline(schedule, parallel::PipelineCosts::equal(schedule.shape));
@@ -187,7 +187,7 @@ Found work_together(const ModelConfig& config, const Trial& trial, const Mesh& m
     sum_shared_gradient_(model, matrix->value.grad(), mesh.pipeline_links());
   }
   Found found{
-      .loss = step.loss().view(1) / trial.tp, // all ranks of tp have it
+      .loss = at::stack(step.losses()).sum().view(1) / trial.tp, // all ranks of tp have it
       .values = nn::parameter_tensors(model.parameters()),
       .gradients = gradients_of(model),
       .pieces = {}};

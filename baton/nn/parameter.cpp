@@ -8,13 +8,10 @@
 #include <ATen/ATen.h>
 
 namespace baton::nn {
-namespace {
 
 at::ScalarType storage_dtype(const ParameterSpec& spec, at::ScalarType dtype) {
   return spec.keep_fp32 && dtype != at::kDouble ? at::kFloat : dtype;
 }
-
-} // namespace
 
 ParameterSpec::StartValues start_constant(double value) {
   return [value](RandomKey, at::IntArrayRef shape) { return at::full(shape, value, at::kDouble); };

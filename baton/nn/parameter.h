@@ -28,7 +28,6 @@ struct ParameterSpec {
   std::string name;                ///< "layers.3.mixer.in_proj.weight"
   std::vector<std::int64_t> shape; ///< global
   ParameterCut cut;
-  std::string gradient_group = "data"; ///< mesh axes over which its gradient is summed
   StartValues start;
   bool weight_decay = true; ///< false for biases, norms, A_log, D, dt_bias
   bool keep_fp32 = false;   ///< stays fp32 (fp64 in an fp64 model) whatever the model's dtype
@@ -39,6 +38,9 @@ struct Parameter {
   /// This rank's part of it, as `pieces_of` has it; of one rank all of it.
   at::Tensor value; ///< a leaf that requires grad after `ParameterStore::initialize`
 };
+
+/// The dtype in which a model of `dtype` holds a parameter.
+at::ScalarType storage_dtype(const ParameterSpec& spec, at::ScalarType dtype);
 
 /// Start values of the usual kinds.
 ParameterSpec::StartValues start_constant(double value);

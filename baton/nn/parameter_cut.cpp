@@ -35,6 +35,22 @@ at::Tensor ParameterPiece::of_whole(const at::Tensor& whole) const {
   return dim < 0 ? whole : whole.narrow(dim, start[at_dim], shape[at_dim]);
 }
 
+std::vector<FlatRange> flat_ranges(const ParameterPiece& piece, at::IntArrayRef own_shape) {
+  if (piece.dim < 0) {
+    return {{0, c10::multiply_integers(own_shape)}};
+  }
+  const auto dim = static_cast<std::size_t>(piece.dim);
+  const std::int64_t row = c10::multiply_integers(own_shape.slice(dim + 1));
+  const std::int64_t block = own_shape[dim] * row;
+  const std::int64_t blocks = c10::multiply_integers(own_shape.slice(0, dim));
+  std::vector<FlatRange> ranges;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    const std::int64_t begin = i * block + piece.first * row;
+    ranges.push_back({begin, begin + piece.shape[dim] * row});
+  }
+  return ranges;
+}
+
 std::vector<ParameterPiece>
 pieces_of(at::IntArrayRef shape, const ParameterCut& cut, int rank, int ranks) {
   const std::vector<std::int64_t> origin(shape.size(), 0);

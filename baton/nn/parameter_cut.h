@@ -39,6 +39,15 @@ struct ParameterPiece {
   at::Tensor of_whole(const at::Tensor& whole) const;
 };
 
+/// A stretch of flattened values.
+struct FlatRange {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+/// Where a piece lies in a rank's flattened values of that shape.
+std::vector<FlatRange> flat_ranges(const ParameterPiece& piece, at::IntArrayRef own_shape);
+
 /// What rank `rank` of `ranks` holds of a parameter of this shape, in the order of its values.
 std::vector<ParameterPiece>
 pieces_of(at::IntArrayRef shape, const ParameterCut& cut, int rank, int ranks);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/tensor_gradients.h"
 
-#include <vector>
+#include <algorithm>
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
@@ -10,19 +10,17 @@
 namespace baton::nn {
 namespace {
 
-constexpr std::int64_t kMessageBytes = 64 << 20;
+constexpr std::int64_t kMessageBytes = 64 << 20; // of all ranks together
 
-/// Pieces of gradients on their way through one message. The blocks of a part lie side by side, so
-/// that one sum over all ranks adds each among those that hold it: the others leave it zero.
+/// Stretches of gradients on their way through one message.
 class Message {
  public:
   explicit Message(const parallel::Group& group) : group_(group) {}
 
   void add(const at::Tensor& values, const ParameterPiece& piece) {
-    const std::int64_t places = group_.size() / piece.holders;
-    entries_.push_back({values, length_ + group_.rank() / piece.holders * values.numel()});
-    length_ += places * values.numel();
-    if (length_ * static_cast<std::int64_t>(sizeof(float)) >= kMessageBytes) {
+    entries_.push_back({values, group_.rank() - piece.holder, piece.holders});
+    length_ += values.numel();
+    if (length_ * group_.size() * static_cast<std::int64_t>(sizeof(float)) >= kMessageBytes) {
       send();
     }
   }
@@ -31,18 +29,20 @@ class Message {
     if (entries_.empty()) {
       return;
     }
-    const at::Tensor& like = entries_.front().values;
-    const at::Tensor sums =
-        at::zeros({length_}, like.options().dtype(at::toOpMathType(like.scalar_type())));
-    const auto place = [&](const Entry& entry) {
-      return sums.narrow(0, entry.first, entry.values.numel()).view(entry.values.sizes());
-    };
+    std::vector<at::Tensor> own;
     for (const Entry& entry : entries_) {
-      place(entry).copy_(entry.values);
+      own.push_back(entry.values.to(at::toOpMathType(entry.values.scalar_type())));
     }
-    group_.all_reduce_(sums);
-    for (Entry& entry : entries_) {
-      entry.values.copy_(place(entry));
+    const at::Tensor all = group_.all_gather(at::cat(own));
+    std::int64_t offset = 0;
+    for (const Entry& entry : entries_) {
+      const at::Tensor found = all.narrow(1, offset, entry.values.numel());
+      at::Tensor sum = found[entry.first_holder].clone();
+      for (int holder = 1; holder < entry.holders; ++holder) {
+        sum.add_(found[entry.first_holder + holder]);
+      }
+      entry.values.copy_(sum);
+      offset += entry.values.numel();
     }
     entries_.clear();
     length_ = 0;
@@ -50,8 +50,9 @@ class Message {
 
  private:
   struct Entry {
-    at::Tensor values;
-    std::int64_t first;
+    at::Tensor values; ///< flat
+    int first_holder;
+    int holders;
   };
 
   const parallel::Group& group_;
@@ -61,19 +62,35 @@ class Message {
 
 } // namespace
 
-void sum_tensor_gradients(const ParameterStore& store, at::TensorList gradients) {
+bool has_other_holders(const ParameterStore& store, const ParameterSpec& spec) {
+  const std::vector<ParameterPiece> pieces = store.pieces_of(spec);
+  return std::any_of(
+      pieces.begin(), pieces.end(), [](const ParameterPiece& piece) { return piece.holders > 1; });
+}
+
+void sum_tensor_gradients(
+    const ParameterStore& store,
+    const std::vector<parallel::BucketSlice>& slices,
+    at::TensorList gradients) {
   const parallel::Group& group = store.tensor_ranks();
   if (group.alone()) {
     return;
   }
   const at::NoGradGuard no_grad;
   Message message(group);
-  std::size_t next = 0;
-  for (const Parameter& parameter : store.parameters()) {
-    const at::Tensor& gradient = gradients[next++];
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    const parallel::BucketSlice& slice = slices[i];
+    const Parameter& parameter = store.parameters()[slice.parameter];
     for (const ParameterPiece& piece : store.pieces_of(parameter.spec)) {
-      if (piece.holders > 1) {
-        message.add(piece.of(gradient), piece);
+      if (piece.holders == 1) {
+        continue;
+      }
+      for (const FlatRange& range : flat_ranges(piece, parameter.value.sizes())) {
+        const std::int64_t begin = std::max(range.begin, slice.begin);
+        const std::int64_t end = std::min(range.end, slice.begin + slice.length);
+        if (begin < end) {
+          message.add(gradients[i].view({-1}).narrow(0, begin - slice.begin, end - begin), piece);
+        }
       }
     }
   }
@@ -84,16 +101,16 @@ void sum_tensor_gradients(const ParameterStore& store) {
   if (store.tensor_ranks().alone()) {
     return;
   }
+  std::vector<parallel::BucketSlice> slices;
   std::vector<at::Tensor> gradients;
-  gradients.reserve(store.parameters().size());
   for (const Parameter& parameter : store.parameters()) {
     at::Tensor value = parameter.value;
-    if (!value.grad().defined()) {
-      value.mutable_grad() = at::zeros_like(value);
-    }
-    gradients.push_back(value.grad());
+    at::Tensor& gradient = value.mutable_grad();
+    gradient = gradient.defined() ? gradient.contiguous() : at::zeros_like(value);
+    slices.push_back({.parameter = slices.size(), .length = value.numel()});
+    gradients.push_back(gradient);
   }
-  sum_tensor_gradients(store, gradients);
+  sum_tensor_gradients(store, slices, gradients);
 }
 
 } // namespace baton::nn

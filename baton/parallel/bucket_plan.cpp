@@ -5,6 +5,7 @@
 #include <map>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "baton/base/error.h"
 
@@ -40,22 +41,29 @@ BucketPlan::BucketPlan(at::TensorList parameters, int ranks, const BucketConfig&
         std::to_string(kBlocks) + " at most: " + std::to_string(ranks));
   }
   const std::int64_t most = std::max<std::int64_t>(1, config.bucket_bytes / kGradientBytes);
-  std::map<at::ScalarType, std::size_t> open; // the bucket of each dtype that is being filled
+  using Kind = std::pair<at::ScalarType, int>;
+  std::map<Kind, std::size_t> open; // the bucket of each kind that is being filled
   for (std::size_t i = parameters.size(); i-- > 0;) {
     const at::ScalarType dtype = parameters[i].scalar_type();
+    const Kind kind{dtype, config.classes.empty() ? 0 : config.classes[i]};
     const std::int64_t length = parameters[i].numel();
-    auto found = open.find(dtype);
+    auto found = open.find(kind);
     if (found == open.end() || buckets_[found->second].size + length > most) {
-      open[dtype] = buckets_.size();
-      found = open.find(dtype);
+      found = open.insert_or_assign(kind, buckets_.size()).first;
       buckets_.push_back({.dtype = dtype, .contents = {}});
     }
     Bucket& bucket = buckets_[found->second];
-    bucket.contents.push_back(
-        {.parameter = i, .bucket = found->second, .length = length, .offset = bucket.size});
+    bucket.contents.push_back({.parameter = i, .length = length, .offset = bucket.size});
     bucket.size = round_up(bucket.size + length, kAlignment);
   }
-  for (Bucket& bucket : buckets_) {
+  std::sort(buckets_.begin(), buckets_.end(), [](const Bucket& a, const Bucket& b) {
+    return a.contents.back().parameter > b.contents.back().parameter;
+  });
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    Bucket& bucket = buckets_[i];
+    for (BucketSlice& whole : bucket.contents) {
+      whole.bucket = i;
+    }
     const std::int64_t blocks = same_sums_ ? kBlocks : ranks;
     bucket.size = round_up(std::max(bucket.size, kAlignment), blocks * kAlignment);
     bucket.block = bucket.size / blocks;

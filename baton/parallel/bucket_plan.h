@@ -15,6 +15,8 @@ struct BucketConfig {
   /// Sums have the same bits for any number of dp ranks: those of gradients go by one tree over the
   /// global order of microbatches, those of squares over blocks that no shard cuts.
   bool same_sums = false;
+  /// Of each parameter, a number of those with which it may share a bucket; empty: with all.
+  std::vector<int> classes = {};
 };
 
 /// Consecutive values of one parameter within one bucket.
@@ -39,9 +41,10 @@ struct SquaresCell {
   std::size_t place = 0;
 };
 
-/// Parameters in buckets of one dtype each, the last parameter first, as backward finishes them.
-/// Every parameter begins at a multiple of 64 values. A bucket is cut among the ranks in equal
-/// shards in rank order, which may begin and end inside a parameter.
+/// Parameters in buckets of one dtype and class each, the last parameter first, as backward
+/// finishes them; likewise the buckets, by the parameter that is finished last. Every parameter
+/// begins at a multiple of 64 values. A bucket is cut among the ranks in equal shards in rank
+/// order, which may begin and end inside a parameter.
 class BucketPlan {
  public:
   /// Takes dtypes and sizes of `parameters`. Throws `Error` where `same_sums` is asked for

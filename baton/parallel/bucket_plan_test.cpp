@@ -26,12 +26,26 @@ TEST(BucketPlan, LaterParametersComeFirstAndLargeOnesAreAlone) {
   ASSERT_EQ(plan.buckets().size(), 3U);
   EXPECT_EQ(plan.buckets()[0].dtype, at::kBFloat16);
   EXPECT_EQ(plan.buckets()[0].contents.size(), 1U);
-  EXPECT_EQ(plan.buckets()[1].dtype, at::kFloat);
-  EXPECT_EQ(plan.buckets()[1].contents[0].parameter, 3U);
-  EXPECT_EQ(plan.buckets()[1].contents[1].parameter, 2U);
-  EXPECT_EQ(plan.buckets()[1].contents[1].offset, 192);
-  EXPECT_EQ(plan.buckets()[1].contents[2].parameter, 0U);
-  EXPECT_EQ(plan.buckets()[2].contents[0].parameter, 1U);
+  EXPECT_EQ(plan.buckets()[1].contents[0].parameter, 1U);
+  EXPECT_EQ(plan.buckets()[2].dtype, at::kFloat);
+  EXPECT_EQ(plan.buckets()[2].contents[0].parameter, 3U);
+  EXPECT_EQ(plan.buckets()[2].contents[1].parameter, 2U);
+  EXPECT_EQ(plan.buckets()[2].contents[1].offset, 192);
+  EXPECT_EQ(plan.buckets()[2].contents[2].parameter, 0U);
+  EXPECT_EQ(plan.buckets()[2].contents[2].bucket, 2U);
+}
+
+TEST(BucketPlan, ClassesShareNoBucket) {
+  const BucketPlan plan(some_parameters(), 2, {.classes = {0, 0, 1, 0, 2}});
+  ASSERT_EQ(plan.buckets().size(), 4U);
+  std::vector<std::vector<std::size_t>> found;
+  for (const Bucket& bucket : plan.buckets()) {
+    found.emplace_back();
+    for (const BucketSlice& whole : bucket.contents) {
+      found.back().push_back(whole.parameter);
+    }
+  }
+  EXPECT_EQ(found, (std::vector<std::vector<std::size_t>>{{4}, {2}, {1}, {3, 0}}));
 }
 
 TEST(BucketPlan, RanksOwnEveryValueOnce) {

@@ -4,23 +4,21 @@
 // How a trainer uses it (model/ has what is model:: here):
 //
 //     recipe.model.pattern = model::resolve_pipes(recipe.model, {pp, virtual_stages, tokens});
-//     model::HybridModel model(recipe.model, tensor_ranks, {pp, virtual_stages, rank});   // rank
-//     along pp const PipelineSchedule schedule = make_pipeline_schedule({pp, virtual_stages,
-//     microbatches}); LinkTransport transport(mesh.pipeline_links()); const PipelineRunner
-//     runner(schedule, rank, transport);
+//     model::HybridModel model(recipe.model, tensor_ranks, {pp, virtual_stages, rank along pp});
 //
 // and in a step
 //
-//     model::PipelineStep step(model, microbatches, 1.0 / targets);
-//     runner.run(step.works());                                     // adds to the gradients
-//     if (model.shared_matrix() != nullptr) {
-//       model::sum_shared_gradient_(model, gradient of that, mesh.pipeline_links());
-//     }
-//     step.loss()                                                   // zero but on the last rank
+//     const PipelineSchedule schedule = make_pipeline_schedule({pp, virtual_stages, microbatches});
+//     LinkTransport transport(mesh.pipeline_links());
+//     model::PipelineStep step(model, microbatches, scale);
+//     PipelineRunner(schedule, rank along pp, transport).run(step.works());  // adds to the
+//     gradients step.losses()                                                  // zeros but on the
+//     last rank
 //
-// then sums over dp and cp as without a pipeline, along `mesh.replicas()`. An evaluation runs
-// model::evaluation_works on make_forward_schedule. All ranks of a pipeline read the same
-// microbatches, and so know the shapes of all messages.
+// then sums over dp and cp as without a pipeline, along `mesh.replicas()`, and of tied embeddings
+// over the two ends (model::sum_shared_gradient_). An evaluation runs model::evaluation_works on
+// make_forward_schedule. All ranks of a pipeline read the same microbatches, and so know the shapes
+// of all messages. One rank alone is a pipeline of one stage.
 #pragma once
 
 #include <cstdint>

@@ -24,27 +24,26 @@ at::ScalarType integer_of_size(std::size_t bytes) {
 
 } // namespace
 
-void check_replicas(
-    const Group& replicas,
-    const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
-  if (replicas.alone() || tensors.empty()) {
+void check_copies(const Group& ranks, const std::vector<Copy>& copies) {
+  if (ranks.alone() || copies.empty()) {
     return;
   }
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> sums;
-  for (const auto& [name, tensor] : tensors) {
+  for (const Copy& copy : copies) {
     // Integers wrap around, so their order does not matter.
-    const at::Tensor flat = tensor.detach().contiguous().view({-1});
+    const at::Tensor flat = copy.values.detach().contiguous().view({-1});
     sums.push_back(flat.view(integer_of_size(flat.element_size())).sum(at::kLong));
   }
-  const at::Tensor all = replicas.all_gather(at::stack(sums)).cpu();
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
+  const at::Tensor all = ranks.all_gather(at::stack(sums)).cpu();
+  for (std::size_t i = 0; i < copies.size(); ++i) {
     const at::Tensor sum = all.select(1, static_cast<std::int64_t>(i));
-    for (int rank = 1; rank < replicas.size(); ++rank) {
-      if (sum[rank].item<std::int64_t>() != sum[0].item<std::int64_t>()) {
+    for (int rank = 0; rank < ranks.size(); ++rank) {
+      const int first = rank - rank % copies[i].holders;
+      if (sum[rank].item<std::int64_t>() != sum[first].item<std::int64_t>()) {
         throw RunError(
-            "the parameter '" + tensors[i].first + "' of rank " + std::to_string(rank) + " along " +
-            replicas.axis() + " is not that of rank 0 there");
+            "the parameter '" + copies[i].name + "' of rank " + std::to_string(rank) + " along " +
+            ranks.axis() + " is not that of rank " + std::to_string(first) + " there");
       }
     }
   }

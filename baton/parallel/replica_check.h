@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -12,11 +11,16 @@
 
 namespace baton::parallel {
 
-/// Compares a sum over the bits of each tensor. Throws RunError on every rank, naming the first
-/// tensor that differs and the first rank in which it does from rank 0's. Reads the tensors once
-/// and waits for the device.
-void check_replicas(
-    const Group& replicas,
-    const std::vector<std::pair<std::string, at::Tensor>>& tensors);
+/// What neighbouring ranks should hold the same of.
+struct Copy {
+  std::string name;
+  at::Tensor values;
+  int holders = 1; ///< ranks with the same values; divides those of the group
+};
+
+/// Compares a sum over the bits of each tensor among its holders. Throws RunError on every rank,
+/// naming the first tensor that differs and the first rank in which it does from that of the first
+/// of its holders. Reads the tensors once and waits for the device.
+void check_copies(const Group& ranks, const std::vector<Copy>& copies);
 
 } // namespace baton::parallel

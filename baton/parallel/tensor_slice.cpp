@@ -64,6 +64,22 @@ class Cutter {
 
 } // namespace
 
+TensorSlice::TensorSlice(const at::Tensor& whole)
+    : dtype(whole.scalar_type()),
+      shape(whole.sizes().vec()),
+      pieces{{std::vector<std::int64_t>(shape.size(), 0), whole}} {}
+
+TensorSlice::TensorSlice(const at::Tensor& values, at::IntArrayRef whole_shape, std::int64_t first)
+    : TensorSlice(values.scalar_type(), whole_shape) {
+  for (const TensorBlock& block : blocks_of(shape, first, values.numel())) {
+    pieces.push_back({block.start, values.narrow(0, block.offset, block.length).view(block.shape)});
+  }
+}
+
+TensorSlices slices_of(const std::map<std::string, at::Tensor>& tensors) {
+  return {tensors.begin(), tensors.end()};
+}
+
 std::vector<TensorBlock> blocks_of(at::IntArrayRef shape, std::int64_t begin, std::int64_t length) {
   Cutter cutter(shape);
   if (length > 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of a tensor that one rank holds where it is cut without regard to its dims.
+// The part of a tensor that one rank holds, as rectangles of it.
 #pragma once
 
 #include <cstdint>
@@ -11,21 +11,33 @@
 
 namespace baton::parallel {
 
-/// Consecutive values of a tensor in row-major order.
+/// A rectangle of a tensor.
+struct TensorPiece {
+  std::vector<std::int64_t> start; ///< in the tensor
+  at::Tensor values;               ///< a view of the rectangle's shape, with any strides
+};
+
+/// What a rank holds of a tensor: any rectangles of it, none too.
 struct TensorSlice {
   TensorSlice() = default;
-  TensorSlice(const at::Tensor& whole) : values(whole), shape(whole.sizes().vec()) {} // NOLINT
-  TensorSlice(at::Tensor part, at::IntArrayRef whole_shape, std::int64_t first)
-      : values(std::move(part)), shape(whole_shape.vec()), begin(first) {}
+  TensorSlice(const at::Tensor& whole); // NOLINT
+  /// Consecutive values [n] in row-major order, from number `first` of the tensor on.
+  TensorSlice(const at::Tensor& values, at::IntArrayRef whole_shape, std::int64_t first);
+  /// Nothing of it.
+  TensorSlice(at::ScalarType of_dtype, at::IntArrayRef whole_shape)
+      : dtype(of_dtype), shape(whole_shape.vec()) {}
 
-  bool whole() const { return values.sizes() == shape; }
+  bool whole() const { return pieces.size() == 1 && pieces.front().values.sizes() == shape; }
 
-  at::Tensor values;               ///< of the tensor's shape where it is whole, else [n]
+  at::ScalarType dtype = at::kFloat;
   std::vector<std::int64_t> shape; ///< of the tensor
-  std::int64_t begin = 0;          ///< of the first value, in the flattened tensor
+  std::vector<TensorPiece> pieces;
 };
 
 using TensorSlices = std::map<std::string, TensorSlice>;
+
+/// Whole tensors by name.
+TensorSlices slices_of(const std::map<std::string, at::Tensor>& tensors);
 
 /// A rectangle of a tensor whose values follow each other in memory.
 struct TensorBlock {

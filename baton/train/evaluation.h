@@ -30,13 +30,17 @@ struct EvaluationResult {
   double loss() const { return targets == 0 ? 0.0 : nll_sum / static_cast<double>(targets); }
 };
 
-/// Negative log-likelihood summed over this rank's tokens of a microbatch, on the model's device,
-/// fp64 there; does not wait for it.
-at::Tensor evaluate_microbatch(const model::HybridModel& model, const RankTokens& tokens);
+/// Of each microbatch the negative log-likelihood summed over its tokens, fp64 on the model's
+/// device, without gradients; does not wait for it. All ranks of a pipeline call it at once, and
+/// the ranks' numbers add up to the whole: some have zeros.
+std::vector<at::Tensor> evaluate_microbatches(
+    const model::HybridModel& model,
+    const std::vector<RankTokens>& microbatches,
+    const parallel::Mesh& mesh);
 
 /// Runs the documents of a dataset in their own order through the model, without gradients. The dp
 /// ranks of `mesh` take the microbatches in turn; the sum is in the microbatches' order on each of
-/// them, so that any number of them gives the same bits. Its cp ranks share each microbatch.
+/// them, so that any number of them gives the same bits. Its other ranks share each microbatch.
 EvaluationResult evaluate(
     const model::HybridModel& model,
     const std::shared_ptr<const IndexedDataset>& dataset,

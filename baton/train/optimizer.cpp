@@ -26,14 +26,12 @@ void check_config(const OptimizerConfig& config) {
   TORCH_CHECK(config.clip_norm >= 0.0, "clip_norm must not be negative: ", config.clip_norm);
 }
 
-/// What AdamW keeps of a parameter before the first update.
-ops::AdamwMoments first_moments(const at::Tensor& value, bool master_weights) {
-  const at::ScalarType kept = value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  ops::AdamwMoments moments{at::zeros_like(value, kept), at::zeros_like(value, kept), std::nullopt};
-  if (master_weights && value.scalar_type() == at::kBFloat16) {
-    moments.master = value.to(kept);
-  }
-  return moments;
+at::ScalarType dtype_of_moments(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+bool wants_master(at::ScalarType dtype, const OptimizerConfig& config) {
+  return config.master_weights && dtype == at::kBFloat16;
 }
 
 /// The sum of fp64 values on the CPU in their order.
@@ -77,6 +75,16 @@ at::Tensor squares_of(at::TensorList gradients) {
   return squares.empty() ? at::empty({0}, at::kDouble) : at::stack(squares);
 }
 
+void refuse_gradient(
+    const std::string& parameter,
+    std::int64_t nans,
+    std::int64_t infinities,
+    std::int64_t size) {
+  throw RunError(
+      "the gradient of '" + parameter + "' is not finite: " + std::to_string(nans) + " NaN and " +
+      std::to_string(infinities) + " infinite of " + std::to_string(size) + " values");
+}
+
 void clear_gradients(const nn::ParameterStore& parameters) {
   for (const nn::Parameter& parameter : parameters.parameters()) {
     parameter.value.mutable_grad() = at::Tensor();
@@ -99,11 +107,12 @@ AdamW::AdamW(const nn::ParameterStore& parameters, OptimizerConfig config, Owned
   check_config(config_);
   slots_.reserve(owned_.slices.size());
   for (std::size_t i = 0; i < owned_.slices.size(); ++i) {
-    const ops::AdamwMoments moments = first_moments(value_of(i), config_.master_weights);
+    const at::Tensor value = value_of(i);
+    const at::ScalarType kept = dtype_of_moments(value.scalar_type());
     slots_.push_back(
-        {.exp_avg = moments.exp_avg,
-         .exp_avg_sq = moments.exp_avg_sq,
-         .master = moments.master.value_or(at::Tensor())});
+        {.exp_avg = at::zeros_like(value, kept),
+         .exp_avg_sq = at::zeros_like(value, kept),
+         .master = wants_master(value.scalar_type(), config_) ? value.to(kept) : at::Tensor()});
   }
 }
 
@@ -141,13 +150,9 @@ void AdamW::report_bad_values(at::TensorList gradients, std::size_t parameter) c
     }
   }
   owned_.replicas.all_reduce_(counts);
-  const auto count = [&](int i) {
-    return std::to_string(static_cast<std::int64_t>(counts[i].item<double>()));
-  };
+  const auto count = [&](int i) { return static_cast<std::int64_t>(counts[i].item<double>()); };
   const nn::Parameter& bad = parameters_.parameters()[parameter];
-  throw RunError(
-      "the gradient of '" + bad.spec.name + "' is not finite: " + count(0) + " NaN and " +
-      count(1) + " infinite of " + std::to_string(bad.value.numel()) + " values");
+  refuse_gradient(bad.spec.name, count(0), count(1), bad.value.numel());
 }
 
 double AdamW::checked_norm(at::TensorList gradients, const at::Tensor& squares) const {
@@ -170,24 +175,23 @@ std::int64_t AdamW::count_zeros(at::TensorList gradients) const {
 }
 
 StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
-  return step(request, gradients, sum_squares_of(gradients));
+  return step(request, gradients, checked_norm(gradients, sum_squares_of(gradients)));
 }
 
 StepReport AdamW::step(
     const StepRequest& request,
     at::TensorList gradients,
-    const at::Tensor& squares,
+    double norm,
     const std::function<void(std::size_t bucket)>& on_updated) {
   TORCH_CHECK(
-      gradients.size() == slots_.size() &&
-          squares.numel() == static_cast<std::int64_t>(parameters_.parameters().size()),
+      gradients.size() == slots_.size(),
       "the optimizer wants one gradient per parameter: ",
       gradients.size(),
       " vs ",
       slots_.size());
   const at::NoGradGuard no_grad;
   StepReport report;
-  report.grad_norm = checked_norm(gradients, squares) * request.grad_scale;
+  report.grad_norm = norm * request.grad_scale;
   if (config_.clip_norm > 0.0 && report.grad_norm > config_.clip_norm) {
     report.clip_scale = config_.clip_norm / report.grad_norm;
   }
@@ -250,48 +254,39 @@ void AdamW::load_kernels() const {
   }
 }
 
-NamedTensors AdamW::state() const {
-  NamedTensors all;
+std::vector<OptimizerState> AdamW::states() const {
+  std::vector<OptimizerState> all;
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const std::string& name = parameter_of(i).spec.name;
-    all.emplace_back(name + ".exp_avg", slots_[i].exp_avg);
-    all.emplace_back(name + ".exp_avg_sq", slots_[i].exp_avg_sq);
-    if (slots_[i].master.defined()) {
-      all.emplace_back(name + ".master", slots_[i].master);
-    }
+    const parallel::BucketSlice& slice = owned_.slices[i];
+    const auto add = [&](const char* kind, const at::Tensor& values) {
+      if (values.defined()) {
+        all.push_back({slice.parameter, kind, values, slice.begin});
+      }
+    };
+    add("exp_avg", slots_[i].exp_avg);
+    add("exp_avg_sq", slots_[i].exp_avg_sq);
+    add("master", slots_[i].master);
   }
   return all;
 }
 
-parallel::TensorSlices AdamW::state_slices() const {
-  parallel::TensorSlices all;
-  const auto add = [&](const nn::Parameter& parameter,
-                       const char* kind,
-                       const at::Tensor& values,
-                       std::int64_t begin) {
-    if (values.defined()) {
-      all.emplace(
-          parameter.spec.name + kind,
-          parallel::TensorSlice(values, parameter.value.sizes(), begin));
-    }
-  };
-  const auto add_all = [&](const nn::Parameter& parameter, const Slot& slot, std::int64_t begin) {
-    add(parameter, ".exp_avg", slot.exp_avg, begin);
-    add(parameter, ".exp_avg_sq", slot.exp_avg_sq, begin);
-    add(parameter, ".master", slot.master, begin);
-  };
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    add_all(parameter_of(i), slots_[i], owned_.slices[i].begin);
-  }
-  // A reader and a writer know all names, and have no values of what others own.
-  for (const nn::Parameter& parameter : parameters_.parameters()) {
-    if (all.count(parameter.spec.name + ".exp_avg") == 0) {
-      const ops::AdamwMoments none =
-          first_moments(parameter.value.detach().flatten().narrow(0, 0, 0), config_.master_weights);
-      add_all(parameter, {none.exp_avg, none.exp_avg_sq, none.master.value_or(at::Tensor())}, 0);
-    }
+NamedTensors AdamW::state() const {
+  NamedTensors all;
+  for (const OptimizerState& each : states()) {
+    const std::string& name = parameters_.parameters()[each.parameter].spec.name;
+    all.emplace_back(name + "." + each.kind, each.values);
   }
   return all;
+}
+
+std::vector<std::pair<const char*, at::ScalarType>> AdamW::kinds_of(at::ScalarType dtype) const {
+  const at::ScalarType kept = dtype_of_moments(dtype);
+  std::vector<std::pair<const char*, at::ScalarType>> kinds{
+      {"exp_avg", kept}, {"exp_avg_sq", kept}};
+  if (wants_master(dtype, config_)) {
+    kinds.emplace_back("master", kept);
+  }
+  return kinds;
 }
 
 void AdamW::load(const NamedTensors& state, std::int64_t num_steps) {

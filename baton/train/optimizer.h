@@ -16,7 +16,6 @@
 #include "baton/ops/adamw.h"
 #include "baton/parallel/bucket_plan.h"
 #include "baton/parallel/group.h"
-#include "baton/parallel/tensor_slice.h"
 
 namespace baton::train {
 
@@ -86,6 +85,21 @@ struct OwnedValues {
 /// Whole parameters in their order, one rank.
 OwnedValues all_values(const nn::ParameterStore& parameters);
 
+/// One kind of state of an owned slice.
+struct OptimizerState {
+  std::size_t parameter = 0;
+  const char* kind = "";  ///< "exp_avg", "exp_avg_sq" or "master"
+  at::Tensor values;      ///< the optimizer's own
+  std::int64_t begin = 0; ///< of the first of them in the flattened parameter
+};
+
+/// What a run says when a parameter's gradient is not finite, of `size` values in all.
+[[noreturn]] void refuse_gradient(
+    const std::string& parameter,
+    std::int64_t nans,
+    std::int64_t infinities,
+    std::int64_t size);
+
 /// AdamW with fp32 moments (fp64 for fp64 parameters). See `ops::adamw_` for the formula. Each rank
 /// keeps moments and masters of the values that it owns and updates these; who owns the optimizer
 /// exchanges the parameters.
@@ -107,13 +121,13 @@ class AdamW {
   /// holds NaN or infinity; the message names the first such parameter.
   StepReport step(const StepRequest& request, at::TensorList gradients);
 
-  /// The same for one who knows the sum of squares of each parameter's whole gradient already: fp64
-  /// on the CPU, in the order of the parameters. Does not wait for the device. `on_updated` is
-  /// called with each bucket whose values this rank has updated, those in which it owns none too.
+  /// The same for one who knows the norm of all gradients of the model, before `grad_scale`, and
+  /// with it that none is NaN or infinite. Does not wait for the device. `on_updated` is called
+  /// with each bucket whose values this rank has updated, those in which it owns none too.
   StepReport step(
       const StepRequest& request,
       at::TensorList gradients,
-      const at::Tensor& squares,
+      double norm,
       const std::function<void(std::size_t bucket)>& on_updated = {});
 
   /// Runs the update on copies of a few parameters, so that its kernels are loaded.
@@ -130,8 +144,11 @@ class AdamW {
   /// tensors are the optimizer's own, not copies.
   NamedTensors state() const;
 
-  /// The same by name, each with its place in the parameter: what checkpoints read and write.
-  parallel::TensorSlices state_slices() const;
+  /// The same with each one's place in its parameter.
+  std::vector<OptimizerState> states() const;
+
+  /// The kinds of state that a parameter of this dtype has, with their dtypes.
+  std::vector<std::pair<const char*, at::ScalarType>> kinds_of(at::ScalarType dtype) const;
 
   /// Copies a saved state in. Throws, and changes nothing, unless names, shapes and dtypes are
   /// exactly those of `state()`; their order is free.

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/data/loader.h"
+#include "baton/model/pipeline_step.h"
 #include "baton/nn/step_context.h"
 #include "baton/parallel/context.h"
 #include "baton/parallel/mesh.h"
@@ -18,6 +19,11 @@ struct RankTokens {
 
   /// Of this rank's tokens, without dropout. Lives as long as this.
   nn::StepContext context() const;
+
+  /// What a stage of the model works on.
+  model::PipelineMicrobatch input(const nn::StepContext& context) const {
+    return {microbatch.tokens_T, microbatch.labels_T, microbatch.mask_T, context};
+  }
 };
 
 /// `host` is the whole microbatch, the same on all ranks of the mesh's context axis.

@@ -16,14 +16,6 @@
 namespace baton::train {
 namespace {
 
-void refuse_axis(const char* key, std::int64_t ranks) {
-  if (ranks > 1) {
-    throw Error(
-        std::string("parallel.") + key + " must be 1: " + std::to_string(ranks) +
-        "; this version divides training along cp and dp only");
-  }
-}
-
 /// What must be equal on all ranks. Folders may have other names on other hosts, and threads change
 /// no bit.
 std::string shared_text(Recipe recipe) {
@@ -86,8 +78,6 @@ c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launc
 
 parallel::Mesh open_mesh(const Recipe& recipe, const parallel::Launch& launch, c10::Device device) {
   const parallel::ParallelConfig& config = recipe.parallel;
-  refuse_axis("tp", config.tp);
-  refuse_axis("pp", config.pp);
   const parallel::MeshShape shape = make_mesh_shape(config, launch.world_size);
   check_microbatches(recipe, shape);
   if (shape.size() == 1) {

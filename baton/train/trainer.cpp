@@ -15,11 +15,14 @@
 #include "baton/base/progress.h"
 #include "baton/base/version.h"
 #include "baton/checkpoint/save.h"
+#include "baton/model/pipeline_cut.h"
+#include "baton/nn/tensor_gradients.h"
 #include "baton/ops/device.h"
 #include "baton/parallel/peer_error.h"
-#include "baton/parallel/replica_check.h"
+#include "baton/train/copies_check.h"
 #include "baton/train/evaluation.h"
 #include "baton/train/model_source.h"
+#include "baton/train/run_tensors.h"
 
 namespace baton::train {
 namespace {
@@ -66,6 +69,20 @@ std::optional<checkpoint::Checkpoint> newest_checkpoint(const std::string& folde
         "); choose another run.folder or resume");
   }
   return newest;
+}
+
+model::PipelineCut pipeline_cut(const Recipe& recipe) {
+  return {
+      .ranks = recipe.parallel.pp,
+      .virtual_stages = recipe.parallel.virtual_stages,
+      .tokens_per_microbatch = recipe.data.tokens_per_microbatch};
+}
+
+parallel::PipelineShape pipeline_shape(const Recipe& recipe, std::int64_t microbatches) {
+  return {
+      .ranks = static_cast<int>(recipe.parallel.pp),
+      .virtual_stages = static_cast<int>(recipe.parallel.virtual_stages),
+      .microbatches = static_cast<int>(microbatches)};
 }
 
 double seconds_since(Clock::time_point start) {
@@ -136,21 +153,30 @@ void Trainer::make_model(const std::optional<checkpoint::Checkpoint>& newest) {
     recipe_.model.dtype = parse_recipe(newest->recipe(), newest->folder().string()).model.dtype;
   }
   recipe_.model.settle_dtype(device_);
-  model_ = std::make_unique<model::HybridModel>(recipe_.model);
+  const parallel::ParallelConfig& config = recipe_.parallel;
+  recipe_.model.pattern = model::resolve_pipes(recipe_.model, pipeline_cut(recipe_));
+  model_ = std::make_unique<model::HybridModel>(
+      recipe_.model,
+      mesh_.along(parallel::Axis::kTensor),
+      model::PipelinePlace{
+          .ranks = config.pp,
+          .virtual_stages = config.virtual_stages,
+          .rank = mesh_.coordinate(parallel::Axis::kPipeline)});
+  share_ = std::make_unique<const model::ModelShare>(*model_);
   nn::ParameterStore& parameters = model_->parameters();
   const at::ScalarType dtype = recipe_.model.scalar_type();
   if (newest) {
     parameters.allocate(dtype, device_);
-    newest->read_parameters(nn::parameter_tensors(parameters));
+    newest->read_parameter_slices(held_parameters(*share_));
   } else if (!recipe_.run.start_from.empty()) {
     parameters.allocate(dtype, device_);
-    open_model(recipe_.run.start_from).read_parameters(nn::parameter_tensors(parameters));
+    read_start_values(*share_, open_model(recipe_.run.start_from));
   } else {
     parameters.initialize(static_cast<std::uint64_t>(recipe_.run.seed), dtype, device_);
   }
   make_optimizer();
   if (newest) {
-    newest->read_optimizer_states(optimizer_->state_slices());
+    newest->read_optimizer_states(held_states(*share_, *optimizer_));
     step_ = saved_at_ = newest->step();
     optimizer_->load(optimizer_->state(), step_);
   }
@@ -160,16 +186,23 @@ void Trainer::make_optimizer() {
   const nn::ParameterStore& parameters = model_->parameters();
   std::vector<at::Tensor> values;
   std::vector<std::string> names;
+  std::vector<int> classes;
   for (const nn::Parameter& parameter : parameters.parameters()) {
     values.push_back(parameter.value);
     names.push_back(parameter.spec.name);
+    // What other ranks hold too is cut in equal shards there.
+    classes.push_back(
+        model_->shared_matrix() == &parameter               ? 2
+        : nn::has_other_holders(parameters, parameter.spec) ? 1
+                                                            : 0);
   }
   const parallel::Group& replicas = mesh_.replicas();
   gradients_ = std::make_unique<parallel::GradBuckets>(
       values,
       names,
       mesh_,
-      parallel::BucketConfig{.same_sums = recipe_.train.deterministic_reduce});
+      parallel::BucketConfig{
+          .same_sums = recipe_.train.deterministic_reduce, .classes = std::move(classes)});
   const parallel::BucketPlan& plan = gradients_->plan();
   flat_ = std::make_unique<parallel::FlatParameters>(values, plan, replicas);
   optimizer_ = std::make_unique<AdamW>(
@@ -179,14 +212,15 @@ void Trainer::make_optimizer() {
           .slices = plan.owned_by(replicas.rank()),
           .num_buckets = plan.buckets().size(),
           .replicas = replicas});
-  reduction_ = std::make_unique<StepReduction>(*gradients_, replicas);
+  reduction_ = std::make_unique<StepReduction>(*gradients_, *share_, mesh_, device_);
 }
 
 RunResult Trainer::run(const std::atomic<bool>& stop) {
   log_info(
       "model " + recipe_.model.pattern + ": " +
-      count_text(static_cast<double>(model_->parameters().num_values())) + " parameters in " +
+      count_text(static_cast<double>(share_->num_values())) + " parameters in " +
       recipe_.model.dtype + " on " + device_.str());
+  report_pipeline();
   if (!device_.is_cpu()) {
     warm_up();
   }
@@ -250,13 +284,17 @@ void Trainer::report_imbalance() const {
   }
 }
 
-void Trainer::check_parameters() const {
-  std::vector<std::pair<std::string, at::Tensor>> parameters;
-  for (const nn::Parameter& parameter : model_->parameters().parameters()) {
-    parameters.emplace_back(parameter.spec.name, parameter.value);
+void Trainer::report_pipeline() const {
+  if (recipe_.parallel.pp > 1) {
+    log_info(parallel::describe_pipeline(
+        parallel::make_pipeline_schedule(pipeline_shape(recipe_, own_microbatches())),
+        model::stage_costs(recipe_.model, pipeline_cut(recipe_))));
   }
+}
+
+void Trainer::check_parameters() const {
   try {
-    parallel::check_replicas(mesh_.replicas(), parameters);
+    check_copies(*model_, mesh_);
   } catch (const parallel::PeerError&) {
     throw;
   } catch (const RunError& error) {
@@ -276,15 +314,19 @@ void Trainer::warm_up() {
     microbatch.mask_T = at::ones({tokens}, at::kFloat);
   }
   microbatch.layout = make_layout_from_lengths({tokens - tokens / 2, tokens / 2});
-  // Of several microbatches the second adds to the gradients of the first.
-  const auto count = static_cast<std::size_t>(std::min<std::int64_t>(2, own_microbatches()));
+  // Of several microbatches the second adds to the gradients of the first; a pipeline takes a
+  // group.
+  const auto count = static_cast<std::size_t>(
+      std::min(std::max<std::int64_t>(2, recipe_.parallel.pp), own_microbatches()));
   microbatch.targets = tokens;
   const std::vector<at::Tensor> losses =
       accumulate_gradients(std::vector<Microbatch>(count, microbatch));
   reduction_->sum({.losses = losses, .microbatches = static_cast<std::int64_t>(count)});
   optimizer_->load_kernels();
   if (valid_) {
-    evaluate_microbatch(*model_, tokens_of_rank(microbatch, mesh_, rules_, device_)).cpu();
+    evaluate_microbatches(*model_, {tokens_of_rank(microbatch, mesh_, rules_, device_)}, mesh_)
+        .front()
+        .cpu();
   }
   char text[64];
   std::snprintf(text, sizeof(text), "kernels loaded in %.1f s", seconds_since(start));
@@ -330,14 +372,13 @@ StepMetrics Trainer::train_step(const std::atomic<bool>& stop) {
 /// Updates the values that this rank owns, and sends each bucket of them to the others while it
 /// updates the next.
 StepReport Trainer::update(const StepSums& sums, double lr) {
+  const double norm = reduction_->checked_norm(sums);
   std::vector<at::Tensor> gradients;
   for (const parallel::BucketSlice& slice : optimizer_->owned()) {
     gradients.push_back(gradients_->gradient(slice));
   }
-  const StepReport report =
-      optimizer_->step({.lr = lr}, gradients, sums.squares, [this](std::size_t bucket) {
-        flat_->start_gather(bucket);
-      });
+  const StepReport report = optimizer_->step(
+      {.lr = lr}, gradients, norm, [this](std::size_t bucket) { flat_->start_gather(bucket); });
   flat_->wait();
   return report;
 }
@@ -356,26 +397,50 @@ at::Tensor Trainer::loss_scale(const std::vector<Microbatch>& microbatches) cons
 }
 
 /// Sums the step's gradients over this rank's microbatches and over the ranks: those of the mean
-/// loss of a label. Returns each microbatch's part of that loss, fp64 on the device.
+/// loss of a label. Returns each microbatch's part of that loss that this rank found, fp64 on the
+/// device.
 std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches) {
   const at::Tensor scale = loss_scale(microbatches);
-  std::vector<at::Tensor> losses;
-  gradients_->begin_step(static_cast<std::int64_t>(microbatches.size()));
+  std::vector<RankTokens> own;
   for (const Microbatch& host : microbatches) {
-    const RankTokens tokens = tokens_of_rank(host, mesh_, rules_, device_);
-    if (tokens.shared && is_first()) {
-      imbalance_ += tokens.shared->plan().attention_imbalance();
+    own.push_back(tokens_of_rank(host, mesh_, rules_, device_));
+    if (own.back().shared && is_first()) {
+      imbalance_ += own.back().shared->plan().attention_imbalance();
       ++shared_;
     }
-    const Microbatch& own = tokens.microbatch;
-    const at::Tensor hidden_TD = model_->hidden(own.tokens_T, training_context(tokens));
-    const at::Tensor loss_sum = model_->loss(hidden_TD, own.labels_T, own.mask_T).loss_sum;
-    const at::Tensor scaled = loss_sum * scale.to(loss_sum.scalar_type());
-    scaled.backward();
-    losses.push_back(scaled.detach().to(at::kDouble));
   }
+  std::vector<model::PipelineMicrobatch> inputs;
+  for (const RankTokens& tokens : own) {
+    inputs.push_back(tokens.input(training_context(tokens)));
+  }
+  gradients_->begin_step(static_cast<std::int64_t>(own.size()));
+  model::PipelineStep step(*model_, std::move(inputs), scale);
+  run_pipeline(step, static_cast<int>(own.size()));
   gradients_->finish();
-  return losses;
+  sum_over_model_ranks();
+  return step.losses();
+}
+
+void Trainer::run_pipeline(model::PipelineStep& step, int microbatches) const {
+  const parallel::PipelineSchedule schedule =
+      parallel::make_pipeline_schedule(pipeline_shape(recipe_, microbatches));
+  parallel::LinkTransport transport(mesh_.pipeline_links());
+  parallel::PipelineRunner(schedule, mesh_.coordinate(parallel::Axis::kPipeline), transport)
+      .run(step.works());
+}
+
+/// Adds up the gradients of what ranks along tp and the ends of a pipeline hold together: of the
+/// shards alone, since these ranks have cut it alike.
+void Trainer::sum_over_model_ranks() const {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> gradients;
+  for (const parallel::BucketSlice& slice : optimizer_->owned()) {
+    gradients.push_back(gradients_->gradient(slice));
+    if (model_->shared_matrix() == &model_->parameters().parameters()[slice.parameter]) {
+      model::sum_shared_gradient_(*model_, gradients.back(), mesh_.pipeline_links());
+    }
+  }
+  nn::sum_tensor_gradients(model_->parameters(), optimizer_->owned(), gradients);
 }
 
 nn::StepContext Trainer::training_context(const RankTokens& tokens) const {
@@ -404,18 +469,11 @@ void Trainer::save() {
   if (is_first()) {
     log_->sync();
   }
-  checkpoint::TensorMap parameters;
-  for (const parallel::BucketSlice& slice : optimizer_->owned()) {
-    if (slice.begin == 0) {
-      const nn::Parameter& parameter = model_->parameters().parameters()[slice.parameter];
-      parameters.emplace(parameter.spec.name, parameter.value.detach());
-    }
-  }
   checkpoint::save_checkpoint(
       {.step = step_,
        .program = kVersion,
-       .parameters = std::move(parameters),
-       .optimizer_states = optimizer_->state_slices(),
+       .parameters = written_parameters(*share_, optimizer_->owned()),
+       .optimizer_states = written_states(*share_, *optimizer_),
        .train_state = {{"loader", nlohmann::json::parse(to_json(loader_->state()))}},
        .recipe = config_to_toml(recipe_),
        .tokenizer_files = tokenizer_files_},

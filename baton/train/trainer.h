@@ -14,6 +14,8 @@
 #include "baton/data/loader.h"
 #include "baton/data/tokenizer.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/model/model_share.h"
+#include "baton/model/pipeline_step.h"
 #include "baton/parallel/flat_parameters.h"
 #include "baton/parallel/grad_buckets.h"
 #include "baton/parallel/mesh.h"
@@ -57,11 +59,14 @@ class Trainer {
   void warm_up();
   StepMetrics train_step(const std::atomic<bool>& stop);
   std::vector<at::Tensor> accumulate_gradients(const std::vector<Microbatch>& microbatches);
+  void run_pipeline(model::PipelineStep& step, int microbatches) const;
+  void sum_over_model_ranks() const;
   at::Tensor loss_scale(const std::vector<Microbatch>& microbatches) const;
   nn::StepContext training_context(const RankTokens& tokens) const;
   StepReport update(const StepSums& sums, double lr);
   void report(const StepMetrics& metrics);
   void report_imbalance() const;
+  void report_pipeline() const;
   void check_parameters() const;
   double evaluate();
   void save();
@@ -77,6 +82,7 @@ class Trainer {
   Schedule schedule_;
   parallel::ContextRules rules_;
   std::unique_ptr<model::HybridModel> model_;
+  std::unique_ptr<const model::ModelShare> share_;
   std::unique_ptr<parallel::GradBuckets> gradients_;
   std::unique_ptr<parallel::FlatParameters> flat_;
   std::unique_ptr<AdamW> optimizer_;
