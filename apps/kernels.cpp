@@ -273,7 +273,9 @@ void tune_kernels(const KernelsArguments& arguments) {
             key.gain,
             key.worst);
       });
-  const std::string text = "# Made by `baton kernels tune`.\n" + config_to_toml(tuning);
+  const std::string text =
+      "# SPDX-License-Identifier: Apache-2.0\n# Made by `baton kernels tune`.\n" +
+      config_to_toml(tuning);
   if (arguments.out.empty()) {
     std::printf("%s", text.c_str());
     return;

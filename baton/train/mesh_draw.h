@@ -16,6 +16,7 @@
 
 #include "baton/base/random.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/model/model_share.h"
 #include "baton/parallel/flat_parameters.h"
 #include "baton/parallel/thread_ranks.h"
 #include "baton/train/optimizer.h"
@@ -308,7 +309,8 @@ class MeshRank {
             {.slices = gradients_.plan().owned_by(mesh.replicas().rank()),
              .num_buckets = gradients_.plan().buckets().size(),
              .replicas = mesh.replicas()}),
-        reduction_(gradients_, mesh.replicas()) {}
+        share_(model_),
+        reduction_(gradients_, share_, mesh, at::kCPU) {}
 
   void expect_step(const MeshStep& wanted) {
     const std::int64_t count = draw_.microbatches_per_rank();
@@ -347,8 +349,8 @@ class MeshRank {
           whole.narrow(0, slice.begin, slice.length),
           "gradient of " + name[slice.parameter]);
     }
-    const StepReport report =
-        optimizer_.step({.lr = 0.01}, owned, sums.squares, [this](std::size_t bucket) {
+    const StepReport report = optimizer_.step(
+        {.lr = 0.01}, owned, reduction_.checked_norm(sums), [this](std::size_t bucket) {
           flat_.start_gather(bucket);
         });
     flat_.wait();
@@ -385,6 +387,7 @@ class MeshRank {
   parallel::GradBuckets gradients_;
   parallel::FlatParameters flat_;
   AdamW optimizer_;
+  model::ModelShare share_;
   StepReduction reduction_;
 };
 
