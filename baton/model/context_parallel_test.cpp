@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "baton/base/random.h"
+#include "baton/model/example_models.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/parallel/context.h"
 #include "baton/parallel/thread_ranks.h"
@@ -27,23 +28,7 @@ using parallel::Mesh;
 constexpr double kTolerance = 1e-10;
 
 ModelConfig tiny_config(const std::string& pattern) {
-  ModelConfig config;
-  config.pattern = pattern;
-  config.width = 20;
-  config.vocabulary = 23;
-  config.dtype = "fp64";
-  config.dropout = 0.1;
-  config.start_deviation = 0.2;
-  config.mamba.num_heads = 6;
-  config.mamba.head_dim = 5;
-  config.mamba.num_groups = 3;
-  config.mamba.state_size = 7;
-  config.attention.num_heads = 6;
-  config.attention.num_kv_heads = 3;
-  config.attention.head_dim = 6;
-  config.attention.rotary.fraction = 0.7;
-  config.mlp.hidden = 28;
-  return config;
+  return example_config(pattern, 6, 3);
 }
 
 /// With groups that all_to_all can divide among so many ranks.
@@ -51,12 +36,6 @@ ModelConfig tiny_config(const std::string& pattern, int ranks) {
   ModelConfig config = tiny_config(pattern);
   config.mamba.num_groups = config.attention.num_kv_heads = ranks == 2 ? 2 : 3;
   return config;
-}
-
-at::Tensor random_ids(std::uint64_t key, std::int64_t count, std::int64_t vocabulary) {
-  return uniform(RandomKey(key), {count}, 0.0, static_cast<double>(vocabulary))
-      .floor()
-      .to(at::kLong);
 }
 
 struct Found {

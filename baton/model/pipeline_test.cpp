@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "baton/base/random.h"
+#include "baton/model/example_models.h"
 #include "baton/model/pipeline_step.h"
 #include "baton/nn/tensor_gradients.h"
 #include "baton/parallel/context.h"
@@ -27,35 +28,17 @@ using parallel::Mesh;
 constexpr double kTolerance = 1e-10;
 
 ModelConfig tiny_config(const std::string& pattern) {
-  ModelConfig config;
-  config.pattern = pattern;
-  config.width = 20;
-  config.vocabulary = 23;
-  config.dtype = "fp64";
-  config.dropout = 0.1;
-  config.start_deviation = 0.2;
+  ModelConfig config = example_config(pattern, 4, 2);
   config.embedding_multiplier = 1.5;
-  config.mamba.num_heads = 4;
-  config.mamba.head_dim = 5;
-  config.mamba.num_groups = 2;
-  config.mamba.state_size = 7;
-  config.attention.num_heads = 4;
-  config.attention.num_kv_heads = 2;
-  config.attention.head_dim = 6;
-  config.mlp.hidden = 28;
   return config;
-}
-
-at::Tensor random_ids(std::uint64_t key, std::int64_t count) {
-  return uniform(RandomKey(key), {count}, 0.0, 23.0).floor().to(at::kLong);
 }
 
 /// A microbatch of packed documents, the same on all ranks.
 struct Batch {
   Batch(std::uint64_t number, const std::vector<std::int64_t>& lengths)
       : stream(make_layout_from_lengths(lengths)),
-        tokens(random_ids(100 + number, stream.num_tokens)),
-        labels(random_ids(200 + number, stream.num_tokens)),
+        tokens(random_ids(100 + number, stream.num_tokens, 23)),
+        labels(random_ids(200 + number, stream.num_tokens, 23)),
         mask(
             uniform(RandomKey(300 + number), {stream.num_tokens}, 0.0, 2.0).floor().to(at::kFloat)),
         key(RandomKey(7).with(number)) {}

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "baton/base/random.h"
+#include "baton/model/example_models.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/nn/tensor_gradients.h"
 #include "baton/parallel/context.h"
@@ -33,29 +34,7 @@ constexpr double kTolerance = 1e-10;
 
 // Nothing here divides by the ranks but heads: not the tokens, the MLP's width or the vocabulary.
 ModelConfig tiny_config(const std::string& pattern) {
-  ModelConfig config;
-  config.pattern = pattern;
-  config.width = 20;
-  config.vocabulary = 23;
-  config.dtype = "fp64";
-  config.dropout = 0.1;
-  config.start_deviation = 0.2;
-  config.mamba.num_heads = 12;
-  config.mamba.head_dim = 5;
-  config.mamba.num_groups = 12;
-  config.mamba.state_size = 7;
-  config.attention.num_heads = 12;
-  config.attention.num_kv_heads = 12;
-  config.attention.head_dim = 6;
-  config.attention.rotary.fraction = 0.7;
-  config.mlp.hidden = 29;
-  return config;
-}
-
-at::Tensor random_ids(std::uint64_t key, std::int64_t count, std::int64_t vocabulary) {
-  return uniform(RandomKey(key), {count}, 0.0, static_cast<double>(vocabulary))
-      .floor()
-      .to(at::kLong);
+  return example_config(pattern, 12, 12);
 }
 
 /// The ranks that a model and its stream are shared by.
@@ -368,8 +347,12 @@ TEST(TensorParallel, RefusesWhatDoesNotDivide) {
   EXPECT_EQ(refusal(config, 12), "none");
   config = tiny_config("-");
   config.mlp.hidden = 3;
-  EXPECT_EQ(refusal(config, 4), "parallel.tp must not exceed model.mlp.hidden: 4 vs 3");
-  EXPECT_EQ(refusal(config, 24), "parallel.tp must not exceed model.vocabulary: 24 vs 23");
+  EXPECT_EQ(
+      refusal(config, 4),
+      "parallel.tp must not exceed model.mlp.hidden: 4 vs 3; the nearest tp that can be is 3");
+  EXPECT_EQ(
+      refusal(config, 24),
+      "parallel.tp must not exceed model.vocabulary: 24 vs 23; the nearest tp that can be is 23");
 }
 
 // bf16 on several ranks may be 1.5 times as far from the fp32 run as bf16 on one rank is.
@@ -444,15 +427,17 @@ TEST(TensorParallel, TrafficOfALayer) {
   constexpr std::int64_t kTokens = 32;
   const std::int64_t once =
       8 * (kRanks - 1) * kTokens / kRanks * tiny_config("").width; // rows that do not stay
+  // The gradient of a norm, which all ranks hold: of each layer, and the final one.
+  const std::int64_t norm = 8 * (kRanks - 1) * tiny_config("").width;
   // The embedding's gradient, the head's input, and three numbers a token of the loss.
-  const std::int64_t gathered = 2 * once + 8 * 3 * kTokens * (kRanks - 1);
+  const std::int64_t gathered = 2 * once + 8 * 3 * kTokens * (kRanks - 1) + norm;
   for (const char* layer : {"M", "*", "-"}) {
     const parallel::Traffic one = traffic_of(tiny_config(layer), kTokens, kRanks);
     const parallel::Traffic two =
         traffic_of(tiny_config(std::string(layer) + layer), kTokens, kRanks);
-    EXPECT_EQ(one.all_gather, gathered + 3 * once) << layer;
+    EXPECT_EQ(one.all_gather, gathered + 3 * once + norm) << layer;
     EXPECT_EQ(one.all_to_all, 2 * once + 2 * once) << layer;
-    EXPECT_EQ(two.all_gather - one.all_gather, 3 * once) << layer;
+    EXPECT_EQ(two.all_gather - one.all_gather, 3 * once + norm) << layer;
     EXPECT_EQ(two.all_to_all - one.all_to_all, 2 * once) << layer;
   }
 }

@@ -41,6 +41,8 @@ const parallel::Group& checked_ranks(const SublayerArguments& arguments) {
       "parallel.tp must not exceed model.mlp.hidden: ",
       ranks.size(),
       " vs ",
+      arguments.config.mlp.hidden,
+      "; the nearest tp that can be is ",
       arguments.config.mlp.hidden);
   return ranks;
 }

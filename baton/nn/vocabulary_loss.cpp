@@ -181,6 +181,8 @@ VocabularyShare vocabulary_share(std::int64_t vocabulary, const parallel::Group&
       "parallel.tp must not exceed model.vocabulary: ",
       ranks.size(),
       " vs ",
+      vocabulary,
+      "; the nearest tp that can be is ",
       vocabulary);
   const parallel::Share share = parallel::even_share(vocabulary, ranks.rank(), ranks.size());
   return {.vocabulary = vocabulary, .first = share.first, .count = share.count};

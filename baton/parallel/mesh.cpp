@@ -149,7 +149,8 @@ MeshShape make_mesh_shape(const ParallelConfig& config, int world_size) {
     throw Error(
         "parallel: pp x cp x tp must divide the number of ranks: " + std::to_string(config.pp) +
         " x " + std::to_string(config.cp) + " x " + std::to_string(config.tp) + " vs " +
-        std::to_string(world_size));
+        std::to_string(world_size) + "; the nearest number of ranks that can be is " +
+        std::to_string(std::max<std::int64_t>(1, (world_size + fixed / 2) / fixed) * fixed));
   }
   return {
       {static_cast<int>(config.tp),

@@ -32,7 +32,10 @@ TEST(MeshShape, RefusesWhatDoesNotDivide) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_STREQ(
-        error.what(), "parallel: pp x cp x tp must divide the number of ranks: 1 x 3 x 1 vs 4");
+        error.what(),
+        "parallel: pp x cp x tp must divide the number of ranks: 1 x 3 x 1 vs 4; the nearest "
+        "number of "
+        "ranks that can be is 3");
   }
 }
 

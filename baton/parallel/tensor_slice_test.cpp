@@ -34,7 +34,9 @@ TEST(TensorSlice, BlocksGiveTheValuesInTheirOrder) {
 
 TEST(TensorSlice, IsWholeWhereItHasTheTensorsShape) {
   EXPECT_TRUE(TensorSlice(at::zeros({2, 3})).whole());
-  EXPECT_FALSE(TensorSlice(at::zeros({6}), {2, 3}, 0).whole());
+  EXPECT_TRUE(TensorSlice(at::zeros({6}), {2, 3}, 0).whole());
+  EXPECT_FALSE(TensorSlice(at::zeros({5}), {2, 3}, 1).whole());
+  EXPECT_FALSE(TensorSlice(at::kFloat, {2, 3}).whole());
   EXPECT_TRUE(blocks_of({2, 3}, 4, 0).empty());
 }
 

@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "baton/model/pipeline_step.h"
+#include "baton/train/model_ranks.h"
 
 namespace baton::train {
 namespace {
@@ -90,14 +90,7 @@ std::vector<at::Tensor> evaluate_microbatches(
       sums[static_cast<std::size_t>(microbatch)] = output.loss_sum.to(at::kDouble);
     }
   };
-  const model::PipelinePlace& place = model.place();
-  const parallel::PipelineSchedule schedule = parallel::make_forward_schedule(
-      {.ranks = static_cast<int>(place.ranks),
-       .virtual_stages = static_cast<int>(place.virtual_stages),
-       .microbatches = static_cast<int>(microbatches.size())});
-  parallel::LinkTransport transport(mesh.pipeline_links());
-  parallel::PipelineRunner(schedule, static_cast<int>(place.rank), transport)
-      .run(model::evaluation_works(model, inputs, found));
+  run_evaluation(model, mesh, inputs.size(), model::evaluation_works(model, inputs, found));
   return sums;
 }
 

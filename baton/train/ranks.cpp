@@ -12,6 +12,7 @@
 #include "baton/ops/cuda_module.h"
 #include "baton/ops/device.h"
 #include "baton/parallel/text_exchange.h"
+#include "baton/train/mesh_rules.h"
 
 namespace baton::train {
 namespace {
@@ -43,23 +44,6 @@ void check_recipes(const std::vector<std::string>& recipes) {
   }
 }
 
-/// A step's microbatches in equal blocks for the dp ranks, and by two as often as a tree wants.
-void check_microbatches(const Recipe& recipe, const parallel::MeshShape& shape) {
-  const std::int64_t count = recipe.microbatches_per_step();
-  const int dp = shape.along(parallel::Axis::kData);
-  if (count % dp != 0) {
-    throw Error(
-        "train.tokens_per_step / data.tokens_per_microbatch must be a multiple of the "
-        "data-parallel ranks: " +
-        std::to_string(count) + " vs " + std::to_string(dp));
-  }
-  if (recipe.train.deterministic_reduce && ((count & (count - 1)) != 0 || (dp & (dp - 1)) != 0)) {
-    throw Error(
-        "train.deterministic_reduce wants powers of two: " + std::to_string(count) +
-        " microbatches a step on " + std::to_string(dp) + " data-parallel ranks");
-  }
-}
-
 } // namespace
 
 c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launch) {
@@ -78,8 +62,7 @@ c10::Device open_rank_device(const Recipe& recipe, const parallel::Launch& launc
 
 parallel::Mesh open_mesh(const Recipe& recipe, const parallel::Launch& launch, c10::Device device) {
   const parallel::ParallelConfig& config = recipe.parallel;
-  const parallel::MeshShape shape = make_mesh_shape(config, launch.world_size);
-  check_microbatches(recipe, shape);
+  const parallel::MeshShape shape = checked_mesh(recipe, launch.world_size);
   if (shape.size() == 1) {
     return {};
   }

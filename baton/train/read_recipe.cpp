@@ -3,6 +3,7 @@
 
 #include "baton/base/error.h"
 #include "baton/base/file.h"
+#include "baton/model/pattern.h"
 #include "baton/train/model_source.h"
 
 namespace baton::train {
@@ -52,6 +53,10 @@ Recipe read_recipe(const std::string& path, const std::vector<std::string>& assi
     const ModelSource source = open_model(recipe.run.start_from);
     Recipe start;
     start.model = source.recipe.model;
+    // Its pipes are those of the mesh on which it was trained.
+    model::LayerPattern pattern = model::parse_pattern(start.model.pattern);
+    pattern.segments = {pattern.layers};
+    start.model.pattern = pattern.text();
     start.data.tokenizer = source.tokenizer.value_or(start.data.tokenizer);
     recipe = read_over(start);
   }

@@ -15,12 +15,11 @@
 #include "baton/base/progress.h"
 #include "baton/base/version.h"
 #include "baton/checkpoint/save.h"
-#include "baton/model/pipeline_cut.h"
-#include "baton/nn/tensor_gradients.h"
 #include "baton/ops/device.h"
 #include "baton/parallel/peer_error.h"
 #include "baton/train/copies_check.h"
 #include "baton/train/evaluation.h"
+#include "baton/train/model_ranks.h"
 #include "baton/train/model_source.h"
 #include "baton/train/run_tensors.h"
 
@@ -69,20 +68,6 @@ std::optional<checkpoint::Checkpoint> newest_checkpoint(const std::string& folde
         "); choose another run.folder or resume");
   }
   return newest;
-}
-
-model::PipelineCut pipeline_cut(const Recipe& recipe) {
-  return {
-      .ranks = recipe.parallel.pp,
-      .virtual_stages = recipe.parallel.virtual_stages,
-      .tokens_per_microbatch = recipe.data.tokens_per_microbatch};
-}
-
-parallel::PipelineShape pipeline_shape(const Recipe& recipe, std::int64_t microbatches) {
-  return {
-      .ranks = static_cast<int>(recipe.parallel.pp),
-      .virtual_stages = static_cast<int>(recipe.parallel.virtual_stages),
-      .microbatches = static_cast<int>(microbatches)};
 }
 
 double seconds_since(Clock::time_point start) {
@@ -153,15 +138,8 @@ void Trainer::make_model(const std::optional<checkpoint::Checkpoint>& newest) {
     recipe_.model.dtype = parse_recipe(newest->recipe(), newest->folder().string()).model.dtype;
   }
   recipe_.model.settle_dtype(device_);
-  const parallel::ParallelConfig& config = recipe_.parallel;
   recipe_.model.pattern = model::resolve_pipes(recipe_.model, pipeline_cut(recipe_));
-  model_ = std::make_unique<model::HybridModel>(
-      recipe_.model,
-      mesh_.along(parallel::Axis::kTensor),
-      model::PipelinePlace{
-          .ranks = config.pp,
-          .virtual_stages = config.virtual_stages,
-          .rank = mesh_.coordinate(parallel::Axis::kPipeline)});
+  model_ = train::make_model(recipe_, mesh_);
   share_ = std::make_unique<const model::ModelShare>(*model_);
   nn::ParameterStore& parameters = model_->parameters();
   const at::ScalarType dtype = recipe_.model.scalar_type();
@@ -186,15 +164,9 @@ void Trainer::make_optimizer() {
   const nn::ParameterStore& parameters = model_->parameters();
   std::vector<at::Tensor> values;
   std::vector<std::string> names;
-  std::vector<int> classes;
   for (const nn::Parameter& parameter : parameters.parameters()) {
     values.push_back(parameter.value);
     names.push_back(parameter.spec.name);
-    // What other ranks hold too is cut in equal shards there.
-    classes.push_back(
-        model_->shared_matrix() == &parameter               ? 2
-        : nn::has_other_holders(parameters, parameter.spec) ? 1
-                                                            : 0);
   }
   const parallel::Group& replicas = mesh_.replicas();
   gradients_ = std::make_unique<parallel::GradBuckets>(
@@ -202,7 +174,7 @@ void Trainer::make_optimizer() {
       names,
       mesh_,
       parallel::BucketConfig{
-          .same_sums = recipe_.train.deterministic_reduce, .classes = std::move(classes)});
+          .same_sums = recipe_.train.deterministic_reduce, .classes = bucket_classes(*model_)});
   const parallel::BucketPlan& plan = gradients_->plan();
   flat_ = std::make_unique<parallel::FlatParameters>(values, plan, replicas);
   optimizer_ = std::make_unique<AdamW>(
@@ -220,7 +192,9 @@ RunResult Trainer::run(const std::atomic<bool>& stop) {
       "model " + recipe_.model.pattern + ": " +
       count_text(static_cast<double>(share_->num_values())) + " parameters in " +
       recipe_.model.dtype + " on " + device_.str());
-  report_pipeline();
+  if (recipe_.parallel.pp > 1) {
+    log_info(pipeline_text(recipe_, own_microbatches()));
+  }
   if (!device_.is_cpu()) {
     warm_up();
   }
@@ -281,14 +255,6 @@ void Trainer::report_imbalance() const {
         "attention: the busiest cp rank had %.2f times the mean work",
         imbalance_ / static_cast<double>(shared_));
     log_info(text);
-  }
-}
-
-void Trainer::report_pipeline() const {
-  if (recipe_.parallel.pp > 1) {
-    log_info(parallel::describe_pipeline(
-        parallel::make_pipeline_schedule(pipeline_shape(recipe_, own_microbatches())),
-        model::stage_costs(recipe_.model, pipeline_cut(recipe_))));
   }
 }
 
@@ -373,12 +339,10 @@ StepMetrics Trainer::train_step(const std::atomic<bool>& stop) {
 /// updates the next.
 StepReport Trainer::update(const StepSums& sums, double lr) {
   const double norm = reduction_->checked_norm(sums);
-  std::vector<at::Tensor> gradients;
-  for (const parallel::BucketSlice& slice : optimizer_->owned()) {
-    gradients.push_back(gradients_->gradient(slice));
-  }
-  const StepReport report = optimizer_->step(
-      {.lr = lr}, gradients, norm, [this](std::size_t bucket) { flat_->start_gather(bucket); });
+  const StepReport report =
+      optimizer_->step({.lr = lr}, own_gradients(), norm, [this](std::size_t bucket) {
+        flat_->start_gather(bucket);
+      });
   flat_->wait();
   return report;
 }
@@ -415,32 +379,19 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbat
   }
   gradients_->begin_step(static_cast<std::int64_t>(own.size()));
   model::PipelineStep step(*model_, std::move(inputs), scale);
-  run_pipeline(step, static_cast<int>(own.size()));
+  run_training(*model_, mesh_, own.size(), step.works());
   gradients_->finish();
-  sum_over_model_ranks();
+  sum_over_model_ranks(*model_, mesh_, optimizer_->owned(), own_gradients());
   return step.losses();
 }
 
-void Trainer::run_pipeline(model::PipelineStep& step, int microbatches) const {
-  const parallel::PipelineSchedule schedule =
-      parallel::make_pipeline_schedule(pipeline_shape(recipe_, microbatches));
-  parallel::LinkTransport transport(mesh_.pipeline_links());
-  parallel::PipelineRunner(schedule, mesh_.coordinate(parallel::Axis::kPipeline), transport)
-      .run(step.works());
-}
-
-/// Adds up the gradients of what ranks along tp and the ends of a pipeline hold together: of the
-/// shards alone, since these ranks have cut it alike.
-void Trainer::sum_over_model_ranks() const {
-  const at::NoGradGuard no_grad;
+/// The summed gradients of what the optimizer updates on this rank.
+std::vector<at::Tensor> Trainer::own_gradients() const {
   std::vector<at::Tensor> gradients;
   for (const parallel::BucketSlice& slice : optimizer_->owned()) {
     gradients.push_back(gradients_->gradient(slice));
-    if (model_->shared_matrix() == &model_->parameters().parameters()[slice.parameter]) {
-      model::sum_shared_gradient_(*model_, gradients.back(), mesh_.pipeline_links());
-    }
   }
-  nn::sum_tensor_gradients(model_->parameters(), optimizer_->owned(), gradients);
+  return gradients;
 }
 
 nn::StepContext Trainer::training_context(const RankTokens& tokens) const {

@@ -15,7 +15,6 @@
 #include "baton/data/tokenizer.h"
 #include "baton/model/hybrid_model.h"
 #include "baton/model/model_share.h"
-#include "baton/model/pipeline_step.h"
 #include "baton/parallel/flat_parameters.h"
 #include "baton/parallel/grad_buckets.h"
 #include "baton/parallel/mesh.h"
@@ -59,14 +58,12 @@ class Trainer {
   void warm_up();
   StepMetrics train_step(const std::atomic<bool>& stop);
   std::vector<at::Tensor> accumulate_gradients(const std::vector<Microbatch>& microbatches);
-  void run_pipeline(model::PipelineStep& step, int microbatches) const;
-  void sum_over_model_ranks() const;
+  std::vector<at::Tensor> own_gradients() const;
   at::Tensor loss_scale(const std::vector<Microbatch>& microbatches) const;
   nn::StepContext training_context(const RankTokens& tokens) const;
   StepReport update(const StepSums& sums, double lr);
   void report(const StepMetrics& metrics);
   void report_imbalance() const;
-  void report_pipeline() const;
   void check_parameters() const;
   double evaluate();
   void save();
