@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/train/model_ranks.h"
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/ATen.h>
 
 #include "baton/nn/tensor_gradients.h"
 
@@ -64,6 +64,25 @@ void run_evaluation(
     std::size_t microbatches,
     const parallel::PipelineWorks& works) {
   run(model, mesh, parallel::make_forward_schedule(shape_of(model.place(), microbatches)), works);
+}
+
+void run_without_messages(
+    const model::HybridModel& model,
+    std::size_t microbatches,
+    const parallel::PipelineWorks& works) {
+  const parallel::PipelineShape shape = shape_of(model.place(), microbatches);
+  for (int microbatch = 0; microbatch < shape.microbatches; ++microbatch) {
+    for (int stage = 0; stage < shape.stages(); ++stage) {
+      if (shape.rank_of(stage) != static_cast<int>(model.place().rank)) {
+        continue;
+      }
+      const bool first = stage == 0;
+      const bool last = stage + 1 == shape.stages();
+      const at::Tensor input = first ? at::Tensor() : works.allocate(microbatch).zero_();
+      const at::Tensor output = works.forward(stage, microbatch, input);
+      works.backward(stage, microbatch, last ? at::Tensor() : at::zeros_like(output));
+    }
+  }
 }
 
 std::vector<int> bucket_classes(const model::HybridModel& model) {

@@ -37,6 +37,14 @@ void run_evaluation(
     std::size_t microbatches,
     const parallel::PipelineWorks& works);
 
+/// The passes of `run_training` through this rank's stages alone, in the same order of
+/// microbatches, with zeros in the place of messages: kernels are loaded so. A GPU that waits for a
+/// message loads none, and the message may wait for this rank in turn.
+void run_without_messages(
+    const model::HybridModel& model,
+    std::size_t microbatches,
+    const parallel::PipelineWorks& works);
+
 /// For `BucketConfig::classes`: parameters that other ranks of the model hold too are apart from
 /// others, so that shards of them are the same on all of these ranks.
 std::vector<int> bucket_classes(const model::HybridModel& model);

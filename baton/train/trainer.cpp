@@ -286,7 +286,7 @@ void Trainer::warm_up() {
       std::min(std::max<std::int64_t>(2, recipe_.parallel.pp), own_microbatches()));
   microbatch.targets = tokens;
   const std::vector<at::Tensor> losses =
-      accumulate_gradients(std::vector<Microbatch>(count, microbatch));
+      accumulate_gradients(std::vector<Microbatch>(count, microbatch), /*with_messages=*/false);
   reduction_->sum({.losses = losses, .microbatches = static_cast<std::int64_t>(count)});
   optimizer_->load_kernels();
   if (valid_) {
@@ -361,9 +361,11 @@ at::Tensor Trainer::loss_scale(const std::vector<Microbatch>& microbatches) cons
 }
 
 /// Sums the step's gradients over this rank's microbatches and over the ranks: those of the mean
-/// loss of a label. Returns each microbatch's part of that loss that this rank found, fp64 on the
-/// device.
-std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbatch>& microbatches) {
+/// loss of a label; without messages each stage of a pipeline takes zeros. Returns each
+/// microbatch's part of that loss that this rank found, fp64 on the device.
+std::vector<at::Tensor> Trainer::accumulate_gradients(
+    const std::vector<Microbatch>& microbatches,
+    bool with_messages) {
   const at::Tensor scale = loss_scale(microbatches);
   std::vector<RankTokens> own;
   for (const Microbatch& host : microbatches) {
@@ -379,7 +381,11 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(const std::vector<Microbat
   }
   gradients_->begin_step(static_cast<std::int64_t>(own.size()));
   model::PipelineStep step(*model_, std::move(inputs), scale);
-  run_training(*model_, mesh_, own.size(), step.works());
+  if (with_messages) {
+    run_training(*model_, mesh_, own.size(), step.works());
+  } else {
+    run_without_messages(*model_, own.size(), step.works());
+  }
   gradients_->finish();
   sum_over_model_ranks(*model_, mesh_, optimizer_->owned(), own_gradients());
   return step.losses();

@@ -57,7 +57,9 @@ class Trainer {
   void make_optimizer();
   void warm_up();
   StepMetrics train_step(const std::atomic<bool>& stop);
-  std::vector<at::Tensor> accumulate_gradients(const std::vector<Microbatch>& microbatches);
+  std::vector<at::Tensor> accumulate_gradients(
+      const std::vector<Microbatch>& microbatches,
+      bool with_messages = true);
   std::vector<at::Tensor> own_gradients() const;
   at::Tensor loss_scale(const std::vector<Microbatch>& microbatches) const;
   nn::StepContext training_context(const RankTokens& tokens) const;
