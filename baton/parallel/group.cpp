@@ -7,6 +7,8 @@
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "baton/base/error.h"
 #include "baton/parallel/group_link.h"
@@ -18,9 +20,23 @@ struct PendingWork {
   c10::intrusive_ptr<c10d::Work> work;
   std::vector<at::Tensor> held; ///< tensors that must outlive the operation
   std::function<std::string(const std::string&)> describe; ///< a failure's line from its reason
+  std::function<void()> watch; ///< of a GPU's work, once the current stream waits for it; else none
 };
 
 namespace {
+
+/// A place in a device's current stream, for the watch: done when the stream has come there. The
+/// work that the stream waits for would do, but it keeps its tensors as long as it lives.
+class StreamMark : public c10d::Work {
+ public:
+  explicit StreamMark(c10::Device device) : event_(device.type()) {
+    event_.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  }
+  bool isCompleted() override { return event_.query(); }
+
+ private:
+  c10::Event event_;
+};
 
 // First line only: some of these come with a trace.
 std::string first_line(const std::string& text) {
@@ -47,6 +63,9 @@ void Pending::wait() {
     pending->work->wait();
   } catch (const std::exception& error) {
     throw PeerError(pending->describe(first_line(error.what())));
+  }
+  if (pending->watch) {
+    pending->watch();
   }
 }
 
@@ -76,7 +95,11 @@ Pending Group::begin(const char* operation, std::vector<at::Tensor> held, const 
     throw PeerError(pending->describe(first_line(error.what())));
   }
   if (!link_->device.is_cpu()) {
-    watch->expect(pending->work, [name](const std::string& reason) { return name + reason; });
+    pending->watch = [name, watch, device = link_->device] {
+      watch->expect(c10::make_intrusive<StreamMark>(device), [name](const std::string& reason) {
+        return name + reason;
+      });
+    };
   }
   pending->held = std::move(held);
   Pending begun;
