@@ -81,22 +81,30 @@ void StepReduction::exchange_places() {
 }
 
 at::Tensor StepReduction::own_squares() const {
-  std::vector<at::Tensor> squares;
+  std::vector<at::Tensor> values;
+  std::vector<std::int64_t> slices; // of each cell
   std::vector<std::int64_t> places;
   for (const Cell& cell : cells_) {
-    std::vector<at::Tensor> values;
     for (const parallel::BucketSlice& slice : cell.slices) {
       values.push_back(gradients_.gradient(slice));
     }
-    const at::Tensor of_cell = squares_of(values);
-    squares.push_back(values.size() == 1 ? of_cell[0] : of_cell.sum());
+    slices.push_back(static_cast<std::int64_t>(cell.slices.size()));
     places.push_back(first_place_ + static_cast<std::int64_t>(cell.place));
   }
   const auto count = static_cast<std::int64_t>(parameter_of_place_.size());
   at::Tensor all = at::zeros({count}, at::TensorOptions(at::kDouble).device(device_));
-  if (!squares.empty()) {
-    all.index_copy_(0, at::tensor(places, at::kLong).to(device_), at::stack(squares));
+  if (values.empty()) {
+    return all;
   }
+  at::Tensor squares = squares_of(values);
+  if (values.size() > cells_.size()) {
+    std::vector<at::Tensor> sums;
+    for (const at::Tensor& of_cell : squares.split_with_sizes(slices)) {
+      sums.push_back(of_cell.sum());
+    }
+    squares = at::stack(sums);
+  }
+  all.index_copy_(0, at::tensor(places, at::kLong).to(device_), squares);
   return all;
 }
 

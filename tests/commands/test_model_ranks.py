@@ -178,6 +178,22 @@ def test_runs_go_on_with_other_meshes(one_rank, tmp_path, source):
     check_resumes(one_rank, tmp_path, [MESHES[source]], targets)
 
 
+@pytest.mark.parametrize("axes", [dict(tp=2), pytest.param(dict(tp=2, pp=2), marks=pytest.mark.long)])
+def test_a_run_starts_from_another_meshs_model(one_rank, tmp_path, axes):
+    """The recipe says nothing of the model, whose pipes are those of another cut."""
+    model = train_on(tmp_path, one_rank.recipe, *ODD, "train.steps=2", pp=2, v=2)
+    recipe = tmp_path / "from.toml"
+    text = one_rank.recipe.read_text()
+    recipe.write_text(text.split("[model]")[0] + "[train]" + text.split("[train]")[1])
+    values = [f"run.start_from={model}", "data.tokens_per_microbatch=97",
+              "train.tokens_per_step=388"]
+    runs = []
+    for folder, shape in (("one", {}), ("several", axes)):
+        (tmp_path / folder).mkdir()
+        runs.append(train_on(tmp_path / folder, recipe, *values, **shape))
+    expect_same_run(runs[1], runs[0])
+
+
 def test_one_rank_uses_what_several_wrote(one_rank, tmp_path):
     run = train_on(tmp_path, one_rank.recipe, *ODD, tp=2, pp=2)
     text = baton("generate", run, "--prompt", "the baton", "--max-new-tokens", "5", "--temperature",
