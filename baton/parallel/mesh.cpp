@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -250,7 +251,14 @@ Mesh::Mesh(
   all_ = make({kAxes.begin(), kAxes.end()}, "all");
   const GroupPlan pipeline = plan_group(shape, rank, {Axis::kPipeline}, "pp");
   for (const LinkPlan& link : plan_links(pipeline)) {
-    pipeline_links_.*link.link = connect(link.group);
+    Group& made = pipeline_links_.*link.link = connect(link.group);
+    // Two GPUs connect with their first message, which takes their hosts' time and the GPUs'
+    // memory: not while another message waits on one of them.
+    if (!device.is_cpu() && !made.alone()) {
+      const at::Tensor rows = at::zeros({made.size()}, at::TensorOptions(at::kByte).device(device));
+      const std::vector<std::int64_t> one_each(static_cast<std::size_t>(made.size()), 1);
+      made.all_to_all(rows, one_each, one_each).cpu();
+    }
   }
 }
 
