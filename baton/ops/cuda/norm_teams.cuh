@@ -9,7 +9,7 @@
 namespace baton {
 
 constexpr int kMostTeamThreads = 512;
-constexpr int kSumWarps = 32;          // of a block that adds up what the blocks of a gradient left
+constexpr int kSumWarps = 32; // of a block that adds up what the blocks of a gradient left
 
 /// Largest teams, at least, that share a multiprocessor, when a thread of a norm holds inputs of
 /// kBytes.
