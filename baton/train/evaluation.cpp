@@ -82,6 +82,7 @@ std::vector<at::Tensor> evaluate_microbatches(
   const auto options = at::TensorOptions().dtype(at::kDouble).device(model.device());
   std::vector<at::Tensor> sums(microbatches.size(), at::zeros({}, options));
   std::vector<model::PipelineMicrobatch> inputs;
+  inputs.reserve(microbatches.size());
   for (const RankTokens& tokens : microbatches) {
     inputs.push_back(tokens.input(tokens.context()));
   }

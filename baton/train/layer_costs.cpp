@@ -69,7 +69,7 @@ LayerCosts frame_costs(const Sizes& s, double first_out, double second_in) {
 
 /// Messages one after the other in which a state's way over the ranks doubles each time.
 int state_rounds(std::int64_t cp) {
-  return std::bit_width(static_cast<std::uint64_t>(cp - 1));
+  return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(cp - 1)));
 }
 
 /// States that the rank sends which sends most: one up and two down in each round, to ranks that

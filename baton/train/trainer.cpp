@@ -376,6 +376,7 @@ std::vector<at::Tensor> Trainer::accumulate_gradients(
     }
   }
   std::vector<model::PipelineMicrobatch> inputs;
+  inputs.reserve(own.size());
   for (const RankTokens& tokens : own) {
     inputs.push_back(tokens.input(training_context(tokens)));
   }

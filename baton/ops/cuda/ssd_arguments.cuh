@@ -76,9 +76,9 @@ struct SsdSweepOutputs {
 
 /// A walk forwards, or backwards from the end.
 struct SsdSweepWalk {
-  SsdSweepInputs in;
-  SsdSweepOutputs out;
-  bool reverse;
+  SsdSweepInputs in{};
+  SsdSweepOutputs out{};
+  bool reverse = false;
 };
 
 /// The walks of a launch: block row w makes walk w.

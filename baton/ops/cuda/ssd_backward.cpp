@@ -44,7 +44,7 @@ Tensor like(const Tensor& tensor) {
 
 /// One call's inputs, in the form in which kernels read them.
 struct Operands {
-  bool hopper; ///< whether the kernels of sm_90a take them
+  bool hopper = false; ///< whether the kernels of sm_90a take them
   SsdPlan plan;
   SsdTokens dy, x, keys, queries;
   SsdTime time;
