@@ -168,7 +168,8 @@ void expect_read_on(
     const Rank rank(recipe, shape, mesh);
     const parallel::TensorSlices parameters = held_parameters(rank.share);
     const parallel::TensorSlices states = held_states(rank.share, rank.optimizer);
-    for (const auto& [writers, checkpoint] : checkpoints) {
+    for (const auto& [name_of_writers, checkpoint] : checkpoints) {
+      const std::string& writers = name_of_writers;
       for (const parallel::TensorSlices* slices : {&parameters, &states}) {
         for_pieces(*slices, [](const auto&, const at::Tensor& values, const at::Tensor&) {
           values.fill_(-2.0);
