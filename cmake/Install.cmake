@@ -12,6 +12,7 @@ install(DIRECTORY "${CMAKE_SOURCE_DIR}/baton" DESTINATION ${CMAKE_INSTALL_INCLUD
         PATTERN "example_*.h" EXCLUDE PATTERN "scratch_folder.h" EXCLUDE PATTERN "closeness.h" EXCLUDE
         PATTERN "ssd_recurrence.h" EXCLUDE PATTERN "memory_source.h" EXCLUDE
         PATTERN "check_decompression.h" EXCLUDE PATTERN "thread_ranks.h" EXCLUDE
+        PATTERN "mesh_draw.h" EXCLUDE
         # Between the kernels of an operator.
         PATTERN "adamw_update.h" EXCLUDE)
 install(EXPORT BatonTargets NAMESPACE Baton:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/Baton)
