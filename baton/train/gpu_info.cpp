@@ -11,9 +11,10 @@ constexpr double kTera = 1e12;
 constexpr double kGiga = 1e9;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
-// Measured ones are from docs/benchmarks/2026-11-26-h100.md, one H100 80GB HBM3. Nothing there was
-// measured over several nodes: the wires' rates are data sheets' times the share that collectives
-// usually reach of them.
+// Measured ones are from docs/benchmarks/2026-11-26-h100.md, H100 80GB HBM3: rates of kernels on
+// one, and what was fitted to training 448M and 2.04G parameters ("fitted") on one and on two of
+// one host. Nothing was measured over several nodes: the network's rate is a data sheet's times the
+// share that collectives usually reach of it.
 GpuInfo h100() {
   return {
       .name = "h100",
@@ -30,15 +31,22 @@ GpuInfo h100() {
       .sweep_share = 0.31,               // ssd_state over ssd, b1 L65536 H64: 0.2892 over 0.9374 ms
       .attention = 266 * kTera,          // b2 L4096 and b1 L8192: 264, 269
       .attention_backward = 236 * kTera, // the same: 222, 251
+      .attention_far = 0.8,              // train_context_parallel_bench, "M-M*", 131,072 tokens
+      .cache = 50 * kMebibyte,           // L2, data sheet
+      .gaps_per_layer = 0.15e-3,         // fitted to one GPU's steps
       .host_per_layer = 0.9e-3,          // a small model's step, 9 layers, 2 microbatches: 16.8 ms
-      .runtime = 1024 * kMebibyte,       // assumed
-      .group_runtime = 384 * kMebibyte,  // assumed
-      .slack = 0.03,                     // assumed
+      .stage_pass = 1.5e-3,              // fitted to pp 2
+      .hidden = 0.35,                    // fitted to dp 2 and cp 2
+      .runtime = 717 * kMebibyte,        // fitted to one GPU's steps, as the next three to ranks'
+      .group_runtime = 820 * kMebibyte,
+      .exchange_runtime = 665 * kMebibyte,
+      .slack = 0.011,
       .gpus_per_node = 8,
-      // NVLink 4: 450 GB/s each way by the data sheet; NCCL reaches about 0.8 of it.
-      .nvlink = {.bytes_per_second = 360 * kGiga, .latency = 10e-6},
-      // One 400 Gb/s adapter a GPU, as in a DGX H100; 0.85 of it.
-      .network = {.bytes_per_second = 42 * kGiga, .latency = 20e-6}};
+      // NVLink 4, two GPUs, all-gather and reduce-scatter: 208 and 211 GB/s with 64 MiB, 16 and 17
+      // with 1 MiB.
+      .nvlink = {.bytes_per_second = 210 * kGiga, .latency = 40e-6},
+      // One 400 Gb/s adapter a GPU, as in a DGX H100; 0.85 of it. Assumed.
+      .network = {.bytes_per_second = 42 * kGiga, .latency = 60e-6}};
 }
 
 // The same chip beside larger and faster memory: 4.8 instead of 3.35 TB/s by the data sheets.

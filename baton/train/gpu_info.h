@@ -31,10 +31,16 @@ struct GpuInfo {
   double sweep_share = 0.0;   ///< `ssd_state` over the whole scan, in time
   double attention = 0.0;     ///< operations a second
   double attention_backward = 0.0; ///< of 2.5 times the forward's operations
-  double host_per_layer = 0.0;     ///< seconds that the host needs to launch both passes of a layer
-  double runtime = 0.0;            ///< bytes of driver, libraries and their workspaces
-  double group_runtime = 0.0;      ///< bytes of NCCL's buffers, for each axis with several ranks
-  double slack = 0.0;              ///< share of activations that the allocator loses to gaps
+  double attention_far = 0.0;      ///< share of these where a document's keys are more than a cache
+  double cache = 0.0;              ///< bytes
+  double gaps_per_layer = 0.0; ///< seconds of both passes between kernels and in their last blocks
+  double host_per_layer = 0.0; ///< seconds that the host needs to launch both passes of a layer
+  double stage_pass = 0.0;     ///< seconds of a microbatch's pass through a stage beyond its layers
+  double hidden = 0.0;         ///< share of a hidden message's time that the work beside it loses
+  double runtime = 0.0;        ///< bytes of driver, libraries and their workspaces
+  double group_runtime = 0.0;  ///< bytes of NCCL's buffers, for each group with collectives
+  double exchange_runtime = 0.0; ///< the same for each with messages from rank to rank
+  double slack = 0.0;            ///< share of activations that the allocator loses to gaps
   int gpus_per_node = 0;
   LinkInfo nvlink;  ///< inside of a node
   LinkInfo network; ///< beyond, for each GPU

@@ -153,6 +153,7 @@ LayerCosts attention_costs(const model::ModelConfig& model, const LayerShare& sh
   costs.kept += e * s.T * ((1.0 + normed) * (Q + K) + K + Q) + kFloatBytes * s.T * heads;
   costs.transient += e * s.T * (3.0 * Q + 4.0 * K);
   costs.attention = 2.0 * Q * s.T * (static_cast<double>(share.document) + 1.0);
+  costs.attended = 2.0 * K * static_cast<double>(share.document) * e;
   costs.passes += e * s.T * 2.0 * (normed + turned) * (Q + K);
   costs.passes_backward += e * s.T * (3.0 * normed + 2.0 * turned) * (Q + K);
   if (s.cp == 1.0) {

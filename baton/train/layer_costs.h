@@ -64,6 +64,7 @@ struct LayerCosts {
   double scan_blocks = 0.0;      ///< heads times sequences: what the scan's kernel runs at once
   double sweeps = 0.0;           ///< scans for the state alone, both passes
   double attention = 0.0;        ///< operations of queries with keys and weights with values
+  double attended = 0.0;         ///< bytes of a document's keys and values
   double passes = 0.0;           ///< bytes read and written by all other kernels, forward
   double passes_backward = 0.0;
   Messages tensor;

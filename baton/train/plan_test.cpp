@@ -229,6 +229,52 @@ TEST(Plan, TimeOfTheLossIsNearWhatWasMeasured) {
   }
 }
 
+model::ModelConfig config_448m() {
+  model::ModelConfig config = config_2b();
+  config.pattern = "M-M-M--M-*M-M-M-M--*M-M-M-M-*M--M-M-M-*M-M--M-M-";
+  config.width = 1024;
+  config.vocabulary = 32000;
+  config.mamba.num_heads = 32;
+  config.attention.head_dim = 64;
+  config.mlp.hidden = 4096;
+  return config;
+}
+
+// The table of docs/plan.md: H100s, one or two of one host.
+TEST(Plan, StepsAreNearWhatWasMeasured) {
+  struct Row {
+    bool large;
+    std::int64_t microbatch, microbatches, document;
+    PlanMesh mesh;
+    double tokens_per_second, mebibytes;
+  };
+  // What a plan may be off; constants were fitted to some of these rows.
+  constexpr double kTimeTolerance = 0.25;
+  constexpr double kMemoryTolerance = 0.05;
+  for (const Row& row :
+       {Row{false, 16384, 2, 3900, {}, 133187, 28529},
+        Row{false, 8192, 4, 3400, {}, 127413, 18987},
+        Row{false, 16384, 2, 3900, {.pp = 2}, 175952, 28955},
+        Row{false, 8192, 4, 3400, {.pp = 2}, 177643, 18873},
+        Row{false, 8192, 4, 3400, {.pp = 2, .virtual_stages = 2}, 179826, 21033},
+        Row{false, 98304, 1, 98304, {.cp = 2}, 84992, 66263},
+        Row{true, 8192, 2, 3400, {}, 40085, 56927},
+        Row{true, 8192, 2, 3400, {.dp = 2}, 73649, 47718},
+        Row{true, 8192, 2, 3400, {.cp = 2}, 62630, 38949},
+        Row{true, 8192, 2, 3400, {.pp = 2}, 53812, 44555}}) {
+    const Workload workload{
+        .model = row.large ? config_2b() : config_448m(),
+        .optimizer = {},
+        .tokens_per_step = row.microbatch * row.microbatches,
+        .tokens_per_microbatch = row.microbatch,
+        .document = row.document};
+    const Plan plan = plan_of(workload, row.mesh);
+    SCOPED_TRACE((row.large ? "2.04G, " : "448M, ") + row.mesh.text());
+    EXPECT_NEAR(plan.tokens_per_second / row.tokens_per_second, 1.0, kTimeTolerance);
+    EXPECT_NEAR(plan.memory.total() / row.mebibytes / (1 << 20), 1.0, kMemoryTolerance);
+  }
+}
+
 TEST(Plan, AStepThatTheHostCannotLaunchFastEnoughWaitsForIt) {
   Workload workload = workload_2b(256);
   workload.tokens_per_microbatch = workload.document = 256;

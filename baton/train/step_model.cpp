@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "baton/parallel/pipeline.h"
+
 namespace baton::train {
 namespace {
 
@@ -57,8 +59,9 @@ TimePlan layer_time(const LayerCosts& costs, const GpuInfo& gpu, bool fp32) {
   const double scan = costs.scan / (full ? gpu.scan : gpu.scan_sparse);
   time[TimePart::kScan] = slower * (scan + kScanBackward * costs.scan / gpu.scan_backward +
                                     costs.sweeps * gpu.sweep_share * scan);
-  time[TimePart::kAttention] = slower * costs.attention *
-                               (1.0 / gpu.attention + kAttentionBackward / gpu.attention_backward);
+  const double attention = costs.attention / (costs.attended > gpu.cache ? gpu.attention_far : 1.0);
+  time[TimePart::kAttention] =
+      slower * attention * (1.0 / gpu.attention + kAttentionBackward / gpu.attention_backward);
   time[TimePart::kPasses] = (costs.passes + costs.passes_backward) / gpu.passes;
   return time;
 }
@@ -123,6 +126,7 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
   const auto stages = stages_of(workload_, mesh_);
   for (const model::PipelineStage& stage : stages) {
     Part& part = parts[static_cast<std::size_t>(stage.rank)];
+    const double before = part.time.total();
     auto layer = static_cast<std::size_t>(stage.offset);
     for (const char symbol : stage.layers) {
       add_layer(part, costs.at(symbol));
@@ -130,12 +134,15 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
       part.values += values.layers[layer++];
     }
     part.kept += hidden_bytes(); // what it hands on
+    part.stages.push_back(part.time.total() - before);
   }
+  const double of_layers = parts.back().time.total();
   add_layer(parts.front(), embedding_costs(workload_.model, share_));
   LayerCosts head = head_costs(workload_.model, share_);
   parts.back().kept_once = std::exchange(head.kept, 0.0);
   parts.back().kept -= hidden_bytes();
   add_layer(parts.back(), head);
+  parts.back().stages.back() += parts.back().time.total() - of_layers;
   parts.front().values += values.embedding;
   parts.back().values += values.head;
   if (workload_.model.tied && mesh_.pp > 1) {
@@ -174,8 +181,8 @@ MemoryPlan StepModel::memory(std::int64_t rank) const {
                      static_cast<double>(replicas_);
   memory.activations = microbatches_alive(mesh_, microbatches_, rank) * part.kept + part.kept_once;
   memory.transient = part.transient;
-  memory.runtime = gpu_.runtime + static_cast<double>(communicators()) * gpu_.group_runtime +
-                   gpu_.slack * (memory.activations + memory.transient);
+  memory.runtime =
+      gpu_.runtime + group_bytes() + gpu_.slack * (memory.activations + memory.transient);
   return memory;
 }
 
@@ -186,14 +193,16 @@ double StepModel::partial_sums() const {
              : 1.0;
 }
 
-/// All ranks have one, each axis with several, the replicas, and each end of a link of a pipeline.
-std::int64_t StepModel::communicators() const {
-  std::int64_t count = mesh_.gpus() > 1 ? 1 : 0;
-  for (const std::int64_t ranks : {mesh_.tp, mesh_.cp, mesh_.dp, replicas_}) {
-    count += ranks > 1 ? 1 : 0;
-  }
-  constexpr std::int64_t kLinks = 4;
-  return count + (mesh_.pp > 1 ? kLinks : 0);
+/// All ranks have a group, each axis with several, the replicas; messages go from rank to rank
+/// along tp and cp, and over the two ways to each neighbour in a pipeline.
+double StepModel::group_bytes() const {
+  const auto count = [](std::initializer_list<std::int64_t> sizes) {
+    return static_cast<double>(
+        std::count_if(sizes.begin(), sizes.end(), [](std::int64_t size) { return size > 1; }));
+  };
+  constexpr double kLinks = 4.0;
+  return gpu_.group_runtime * count({mesh_.gpus(), mesh_.tp, mesh_.cp, mesh_.dp, replicas_}) +
+         gpu_.exchange_runtime * (count({mesh_.tp, mesh_.cp}) + kLinks * count({mesh_.pp}));
 }
 
 OperationsPlan StepModel::operations(std::int64_t rank) const {
@@ -224,11 +233,20 @@ double StepModel::seconds(const Messages& messages, std::int64_t stride, std::in
          messages.count * link.latency * std::ceil(std::log2(static_cast<double>(ranks)));
 }
 
+double StepModel::exposed(double taken, double share) const {
+  return share + gpu_.hidden * (taken - share);
+}
+
 TrafficPlan StepModel::tensor_traffic(const Part& part) const {
   const Messages sent = part.tensor * static_cast<double>(microbatches_);
   const double taken = seconds(sent, 1, mesh_.tp);
   return {
-      Axis::kTensor, mesh_.tp, sent.bytes, leaves_node(1, mesh_.tp), taken, kTensorExposed * taken};
+      Axis::kTensor,
+      mesh_.tp,
+      sent.bytes,
+      leaves_node(1, mesh_.tp),
+      taken,
+      exposed(taken, kTensorExposed * taken)};
 }
 
 TrafficPlan StepModel::context_traffic(const Part& part) const {
@@ -256,8 +274,8 @@ TrafficPlan StepModel::gradient_traffic(const Part& part) const {
       summed.bytes + gathered.bytes,
       leaves_node(mesh_.tp, replicas_),
       sum + gather,
-      std::max(sum - backward, sum / buckets) +
-          std::max(gather - update_seconds(part), gather / buckets)};
+      exposed(sum, std::max(sum - backward, sum / buckets)) +
+          exposed(gather, std::max(gather - update_seconds(part), gather / buckets))};
 }
 
 double StepModel::hidden_bytes() const {
@@ -320,10 +338,35 @@ TimePlan StepModel::microbatch_time(const Part& part) const {
     time[TimePart::kPasses] +=
         num_values(part) * (element_ + (2.0 + again) * kFloatBytes) / gpu_.passes;
   }
-  time[TimePart::kTensor] = mesh_.tp > 1 ? kTensorExposed * seconds(part.tensor, 1, mesh_.tp) : 0.0;
+  if (mesh_.tp > 1) {
+    time[TimePart::kTensor] = tensor_traffic(part).exposed / static_cast<double>(microbatches_);
+  }
   time[TimePart::kContext] = mesh_.cp > 1 ? seconds(part.context, mesh_.tp, mesh_.cp) : 0.0;
-  time[TimePart::kLaunches] = std::max(0.0, part.layers * gpu_.host_per_layer - time.total());
+  time[TimePart::kLaunches] =
+      std::max(part.layers * gpu_.gaps_per_layer, part.layers * gpu_.host_per_layer - time.total());
   return time;
+}
+
+double StepModel::pipeline_wait(double slowest) const {
+  // Once it is full, each further microbatch takes as long as the slowest rank does.
+  const std::int64_t scheduled = std::min(microbatches_, 2 * mesh_.pp);
+  const parallel::PipelineShape shape{
+      .ranks = static_cast<int>(mesh_.pp),
+      .virtual_stages = static_cast<int>(mesh_.virtual_stages),
+      .microbatches = static_cast<int>(scheduled)};
+  parallel::PipelineCosts costs;
+  for (std::size_t stage = 0; stage < static_cast<std::size_t>(shape.stages()); ++stage) {
+    const Part& part = parts_[stage % parts_.size()];
+    const double share = part.stages[stage / parts_.size()] / part.time.total();
+    const double both = share * microbatch_time(part).total();
+    costs.forward.push_back((1.0 - kBackwardShare) * both + gpu_.stage_pass);
+    costs.backward.push_back(kBackwardShare * both + gpu_.stage_pass);
+  }
+  const double all =
+      parallel::estimate_pipeline(parallel::make_pipeline_schedule(shape), costs).time;
+  const double passes = 2.0 * gpu_.stage_pass * static_cast<double>(mesh_.virtual_stages);
+  return all + passes * static_cast<double>(microbatches_ - scheduled) -
+         slowest * static_cast<double>(scheduled);
 }
 
 TimePlan StepModel::time(std::int64_t rank) const {
@@ -336,12 +379,7 @@ TimePlan StepModel::time(std::int64_t rank) const {
     time[TimePart::kData] = gradient_traffic(part).exposed;
   }
   if (mesh_.pp > 1) {
-    double others = -one.total();
-    for (const Part& each : parts_) {
-      others += microbatch_time(each).total();
-    }
-    time[TimePart::kPipeline] =
-        others / static_cast<double>(mesh_.virtual_stages) + pipeline_traffic().exposed;
+    time[TimePart::kPipeline] = pipeline_wait(one.total()) + pipeline_traffic().exposed;
   }
   return time;
 }

@@ -19,8 +19,8 @@ double microbatches_alive(const PlanMesh& mesh, std::int64_t microbatches, std::
 /// microbatch of one rank is all there is, and as many partial sums as `train.deterministic_reduce`
 /// keeps; 8 bytes of moments a value and 4 of a bf16 value's master, over dp x cp; activations of
 /// `microbatches_alive`, those of the loss of one.
-/// Time: m microbatches of the slowest rank, those of the others once, over v, to fill and drain
-/// the pipeline, the exchanges that nothing hides, the update.
+/// Time: that of the pipeline's schedule, by what each stage takes of a microbatch, the exchanges
+/// that nothing hides, the update.
 class StepModel {
  public:
   StepModel(
@@ -50,7 +50,8 @@ class StepModel {
     OperationsPlan operations; ///< both passes
     Messages tensor;
     Messages context;
-    TimePlan time; ///< of the GPU's own work
+    TimePlan time;              ///< of the GPU's own work
+    std::vector<double> stages; ///< seconds of it, for each virtual stage
     PartValues values;
   };
 
@@ -69,7 +70,8 @@ class StepModel {
   }
   /// Sums of gradients that a rank holds at once.
   double partial_sums() const;
-  std::int64_t communicators() const;
+  /// Bytes of NCCL.
+  double group_bytes() const;
   double num_values(const Part& part) const;
   TrafficPlan tensor_traffic(const Part& part) const;
   TrafficPlan context_traffic(const Part& part) const;
@@ -78,6 +80,10 @@ class StepModel {
   double hidden_bytes() const;
   TrafficPlan pipeline_traffic() const;
   double update_seconds(const Part& part) const;
+  /// Of a message's seconds that are hidden but for `share`, what the step is longer by.
+  double exposed(double taken, double share) const;
+  /// Of the schedule that a run follows, beyond the slowest rank's own work.
+  double pipeline_wait(double slowest) const;
   /// Both passes of one microbatch, with its exchanges.
   TimePlan microbatch_time(const Part& part) const;
 
