@@ -94,7 +94,7 @@ void print_head(const PlanFindings& findings) {
       part_name(plan.time.longest()));
   if (!plan.fits) {
     std::printf(
-        "  does not fit: %s GiB of %s\n",
+        "  does not fit: %s GiB of %s, a twentieth of which is to stay free\n",
         gibibytes(plan.memory.total()).c_str(),
         gibibytes(findings.gpu.memory).c_str());
   }

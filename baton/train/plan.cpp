@@ -13,6 +13,8 @@
 namespace baton::train {
 namespace {
 
+constexpr double kSpare = 0.05; // of a GPU's memory: what predictions of it may be off
+
 std::string first_of(std::initializer_list<std::string> reasons) {
   for (const std::string& reason : reasons) {
     if (!reason.empty()) {
@@ -205,7 +207,7 @@ Plan make_plan(
       plan.fullest_stage = rank;
     }
   }
-  plan.fits = plan.memory.total() <= gpu.memory;
+  plan.fits = plan.memory.total() <= (1.0 - kSpare) * gpu.memory;
   const std::int64_t busiest = step.slowest_rank();
   plan.operations = step.operations(busiest);
   plan.traffic = step.traffic(busiest);

@@ -118,7 +118,7 @@ struct Plan {
   TimePlan time;
   double tokens_per_second = 0.0;
   double utilisation = 0.0; ///< the model's operations over the data sheet's peak
-  bool fits = false;
+  bool fits = false;        ///< with a twentieth of the GPU's memory to spare, as a plan may be off
 };
 
 /// The model's own operations for one token, both passes: products, causal attention, scan.
