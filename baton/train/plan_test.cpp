@@ -124,6 +124,8 @@ TEST(Plan, StagesAreThoseOfARun) {
   workload.model.pattern = resolved;
   EXPECT_EQ(refusal(workload, mesh), "");
   EXPECT_NE(refusal(workload, {.pp = 2}).find("8 segments for 2 stages"), std::string::npos);
+  workload.model.pattern = "M-||M-";
+  EXPECT_GT(plan_of(workload, {.pp = 3}).tokens_per_second, 0.0);
   EXPECT_EQ(refusal(workload, {}), "");
 }
 

@@ -357,8 +357,9 @@ double StepModel::pipeline_wait(double slowest) const {
   parallel::PipelineCosts costs;
   for (std::size_t stage = 0; stage < static_cast<std::size_t>(shape.stages()); ++stage) {
     const Part& part = parts_[stage % parts_.size()];
-    const double share = part.stages[stage / parts_.size()] / part.time.total();
-    const double both = share * microbatch_time(part).total();
+    const double own = part.stages[stage / parts_.size()];
+    // A stage may have no layers.
+    const double both = own > 0.0 ? own / part.time.total() * microbatch_time(part).total() : 0.0;
     costs.forward.push_back((1.0 - kBackwardShare) * both + gpu_.stage_pass);
     costs.backward.push_back(kBackwardShare * both + gpu_.stage_pass);
   }
