@@ -74,7 +74,8 @@ train::Workload workload_of(const train::Recipe& recipe, std::int64_t document) 
       .optimizer = recipe.train.optimizer,
       .tokens_per_step = recipe.train.tokens_per_step,
       .tokens_per_microbatch = recipe.data.tokens_per_microbatch,
-      .document = document > 0 ? document : recipe.data.tokens_per_microbatch};
+      .document = document > 0 ? document : recipe.data.tokens_per_microbatch,
+      .deterministic_reduce = recipe.train.deterministic_reduce};
   if (workload.document > workload.tokens_per_microbatch) {
     throw Error(
         "--document-tokens must not exceed data.tokens_per_microbatch: " +

@@ -11,7 +11,7 @@ constexpr double kTera = 1e12;
 constexpr double kGiga = 1e9;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
-// Measured ones are from docs/benchmarks/2026-11-25-h100.md, one H100 80GB HBM3. Nothing there was
+// Measured ones are from docs/benchmarks/2026-11-26-h100.md, one H100 80GB HBM3. Nothing there was
 // measured over several nodes: the wires' rates are data sheets' times the share that collectives
 // usually reach of them.
 GpuInfo h100() {
@@ -22,14 +22,14 @@ GpuInfo h100() {
       .processors = 132,
       .product = 740 * kTera,            // 0.95 of 8192 x 8192 x 8192 measured alone, 779
       .fp32_product = 50 * kTera,        // data sheet: 67
-      .passes = 2.6e12,                  // the median of norms, gates, activations, convolution
+      .passes = 2.58e12,                 // the median of norms, gates, activations, convolution
       .update = 2.97e12,                 // adamw_, bf16, fp32 master and moments
-      .scan = 357 * kTera,               // ssd forward, b4 L4096 H64: 0.1685 ms
-      .scan_sparse = 215 * kTera,        // b1 L8192 H128 uncut: 0.264 ms; b1 L65536 H64: 1.179 ms
-      .scan_backward = 108 * kTera,      // b1 L8192 H128: 1.733 ms, b4 L4096 H64: 1.477 ms
-      .sweep_share = 0.45,               // ssd_state over ssd, b1 L65536 H64: 0.5321 over 1.179 ms
-      .attention = 270 * kTera,          // b2 L4096 and b1 L8192: 267, 274
-      .attention_backward = 240 * kTera, // the same: 231, 253
+      .scan = 345 * kTera,               // ssd forward, b4 L4096 H64: 0.1741 ms
+      .scan_sparse = 248 * kTera,        // b1 L8192 H128: 0.252 ms; b1 L65536 H64: 0.9374 ms
+      .scan_backward = 225 * kTera,      // 0.7627 ms, 3.249 ms; b4 L4096 H64: 0.8095 ms
+      .sweep_share = 0.31,               // ssd_state over ssd, b1 L65536 H64: 0.2892 over 0.9374 ms
+      .attention = 266 * kTera,          // b2 L4096 and b1 L8192: 264, 269
+      .attention_backward = 236 * kTera, // the same: 222, 251
       .host_per_layer = 0.9e-3,          // a small model's step, 9 layers, 2 microbatches: 16.8 ms
       .runtime = 1024 * kMebibyte,       // assumed
       .group_runtime = 384 * kMebibyte,  // assumed

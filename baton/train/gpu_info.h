@@ -25,8 +25,8 @@ struct GpuInfo {
   double fp32_product = 0.0;  ///< the same in fp32, without TF32
   double passes = 0.0;        ///< bytes a second of kernels that read and write each value once
   double update = 0.0;        ///< the same of the optimizer
-  double scan = 0.0;          ///< operations a second with two blocks a multiprocessor
-  double scan_sparse = 0.0;   ///< with fewer blocks
+  double scan = 0.0;          ///< operations a second of many heads and sequences
+  double scan_sparse = 0.0;   ///< with fewer than 1.5 of them a multiprocessor
   double scan_backward = 0.0; ///< of three times the forward's operations
   double sweep_share = 0.0;   ///< `ssd_state` over the whole scan, in time
   double attention = 0.0;     ///< operations a second

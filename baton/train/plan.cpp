@@ -2,10 +2,12 @@
 #include "baton/train/plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
 #include "baton/base/error.h"
+#include "baton/model/pipeline_cut.h"
 #include "baton/train/step_model.h"
 
 namespace baton::train {
@@ -80,17 +82,32 @@ pipeline_refusal(const Workload& workload, const PlanMesh& mesh, std::int64_t mi
     return "virtual stages want microbatches in multiples of pp: " + std::to_string(microbatches) +
            " vs " + std::to_string(mesh.pp);
   }
-  try {
-    const auto stages = stages_of(model::parse_pattern(workload.model.pattern), mesh);
-    for (const model::PipelineStage& stage : stages) {
-      if (stage.layers.empty()) {
-        return "pp " + std::to_string(mesh.pp) + " leaves a stage without layers";
-      }
-    }
-  } catch (const Error& error) {
-    return error.what();
+  const model::LayerPattern pattern = model::parse_pattern(workload.model.pattern);
+  const std::int64_t stages = mesh.pp * mesh.virtual_stages;
+  const auto segments = static_cast<std::int64_t>(pattern.segments.size());
+  if (pattern.has_pipes() && mesh.pp > 1 && stages != segments) {
+    return "model.pattern has " + std::to_string(segments) + " segments for " +
+           std::to_string(stages) + " stages of a pipeline";
   }
-  return "";
+  return stages <= std::max<std::int64_t>(1, pattern.num_layers())
+             ? ""
+             : std::to_string(stages) + " stages of a pipeline for " +
+                   std::to_string(pattern.num_layers()) + " layers";
+}
+
+std::string
+reduce_refusal(const Workload& workload, const PlanMesh& mesh, std::int64_t microbatches) {
+  const auto is_power = [](std::int64_t n) {
+    return std::has_single_bit(static_cast<std::uint64_t>(n));
+  };
+  constexpr std::int64_t kMostReplicas = 64;
+  const std::int64_t replicas = mesh.dp * mesh.cp;
+  return !workload.deterministic_reduce || (is_power(mesh.dp) && is_power(microbatches) &&
+                                            is_power(replicas) && replicas <= kMostReplicas)
+             ? ""
+             : "train.deterministic_reduce wants powers of two, and dp x cp of 64 at most: dp " +
+                   std::to_string(mesh.dp) + ", cp " + std::to_string(mesh.cp) + ", " +
+                   std::to_string(microbatches) + " microbatches";
 }
 
 } // namespace
@@ -109,13 +126,19 @@ std::string PlanMesh::text() const {
   return text + ", tp " + std::to_string(tp);
 }
 
-std::vector<model::PipelineStage> stages_of(
-    const model::LayerPattern& pattern,
-    const PlanMesh& mesh) {
+std::vector<model::PipelineStage> stages_of(const Workload& workload, const PlanMesh& mesh) {
+  if (mesh.pp == 1) {
+    return {{.layers = model::parse_pattern(workload.model.pattern).layers}};
+  }
+  const std::string pattern = model::resolve_pipes(
+      workload.model,
+      {.ranks = mesh.pp,
+       .virtual_stages = mesh.virtual_stages,
+       .tokens_per_microbatch = workload.tokens_per_microbatch});
   model::PipelineSplit split;
   split.ranks = mesh.pp;
   split.virtual_stages = mesh.virtual_stages;
-  return model::split_pipeline(pattern, split);
+  return model::split_pipeline(model::parse_pattern(pattern), split);
 }
 
 const char* part_name(TimePart part) {
@@ -154,16 +177,13 @@ std::string refusal(const Workload& workload, const PlanMesh& mesh) {
     return "dp " + std::to_string(mesh.dp) + " does not divide the microbatches of a step (" +
            std::to_string(workload.tokens_per_step / workload.tokens_per_microbatch) + ")";
   }
-  if (workload.tokens_per_microbatch < 2 * mesh.cp * mesh.tp) {
-    return "a microbatch of " + std::to_string(workload.tokens_per_microbatch) +
-           " tokens is too short for cp " + std::to_string(mesh.cp) + " and tp " +
-           std::to_string(mesh.tp);
-  }
+  const std::int64_t microbatches = workload.tokens_per_step / at_once;
   const bool by_heads = mesh.cp > 1 && mesh.rules.strategy == parallel::ContextStrategy::kAllToAll;
   return first_of(
       {tensor_refusal(workload.model, mesh.tp),
        by_heads ? heads_refusal(workload.model, "all_to_all: cp", mesh.cp, mesh.tp) : "",
-       pipeline_refusal(workload, mesh, workload.tokens_per_step / at_once)});
+       pipeline_refusal(workload, mesh, microbatches),
+       reduce_refusal(workload, mesh, microbatches)});
 }
 
 Plan make_plan(

@@ -26,6 +26,7 @@ struct Workload {
   std::int64_t tokens_per_step = 0;
   std::int64_t tokens_per_microbatch = 0;
   std::int64_t document = 0; ///< tokens of each document, at most those of a microbatch
+  bool deterministic_reduce = false;
 };
 
 /// A grid of ranks and how they share the work.
@@ -41,10 +42,9 @@ struct PlanMesh {
   std::string text() const; ///< "pp 1, dp 2, cp 4 (baton, gather), tp 1"
 };
 
-/// The stages of a mesh's pipeline. Throws `Error` where the pattern cannot be divided so.
-std::vector<model::PipelineStage> stages_of(
-    const model::LayerPattern& pattern,
-    const PlanMesh& mesh);
+/// The stages of a mesh's pipeline, cut as a run cuts them. Throws `Error` where the pattern has
+/// pipes for another number of them.
+std::vector<model::PipelineStage> stages_of(const Workload& workload, const PlanMesh& mesh);
 
 /// Bytes of the fullest rank.
 struct MemoryPlan {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <utility>
 
 namespace baton::train {
 namespace {
@@ -14,13 +15,16 @@ using parallel::Axis;
 constexpr double kFloatBytes = 4.0;
 constexpr double kMomentBytes = 8.0;
 constexpr double kBucketBytes = 32.0 * 1024.0 * 1024.0; // of gradients that travel at once
-constexpr double kBackwardShare = 2.0 / 3.0;            // of a microbatch's time
+constexpr double kTravelling = 2.0; // buckets that a deterministic reduction receives at once
+constexpr double kBackwardShare = 2.0 / 3.0; // of a microbatch's time
 // Of five exchanges of hidden states in a layer two run beside products of the backward pass.
 constexpr double kTensorExposed = 3.0 / 5.0;
 // Sides of a product's tiles, one a multiprocessor at a time; where there are few of them they are
 // cut along the depth, which loses at most this share.
 constexpr double kTile = 128.0;
 constexpr double kLeastFilled = 0.5;
+// Heads times sequences a multiprocessor from which on the scan is at its full rate.
+constexpr double kScanFull = 1.5;
 
 /// Share of the multiprocessors that the tiles of a product keep busy.
 double filled(double rows, double columns, double processors) {
@@ -49,7 +53,7 @@ TimePlan layer_time(const LayerCosts& costs, const GpuInfo& gpu, bool fp32) {
   for (const Product& product : costs.products) {
     time[TimePart::kProducts] += product_seconds(product, gpu, gpu.product / slower);
   }
-  const bool full = costs.scan_blocks >= 2.0 * gpu.processors;
+  const bool full = costs.scan_blocks >= kScanFull * gpu.processors;
   const double scan = costs.scan / (full ? gpu.scan : gpu.scan_sparse);
   time[TimePart::kScan] = slower * (scan + kScanBackward * costs.scan / gpu.scan_backward +
                                     costs.sweeps * gpu.sweep_share * scan);
@@ -57,6 +61,15 @@ TimePlan layer_time(const LayerCosts& costs, const GpuInfo& gpu, bool fp32) {
                                (1.0 / gpu.attention + kAttentionBackward / gpu.attention_backward);
   time[TimePart::kPasses] = (costs.passes + costs.passes_backward) / gpu.passes;
   return time;
+}
+
+double microbatches_alive(const PlanMesh& mesh, std::int64_t microbatches, std::int64_t rank) {
+  const auto m = static_cast<double>(microbatches);
+  const auto p = static_cast<double>(mesh.pp);
+  const auto v = static_cast<double>(mesh.virtual_stages);
+  const double behind = p - static_cast<double>(rank) - 1.0;
+  return mesh.virtual_stages == 1 ? std::min(m, behind + 1.0)
+                                  : std::min(m * v, 2.0 * behind + (v - 1.0) * p + 1.0) / v;
 }
 
 double operations_per_token(const Workload& workload) {
@@ -107,7 +120,7 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
     costs.try_emplace(symbol, layer_costs(symbol, workload_.model, share_));
   }
   std::vector<Part> parts(static_cast<std::size_t>(mesh_.pp));
-  const auto stages = stages_of(pattern, mesh_);
+  const auto stages = stages_of(workload_, mesh_);
   for (const model::PipelineStage& stage : stages) {
     Part& part = parts[static_cast<std::size_t>(stage.rank)];
     auto layer = static_cast<std::size_t>(stage.offset);
@@ -116,9 +129,13 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
       part.layers += 1.0;
       part.values += values.layers[layer++];
     }
+    part.kept += hidden_bytes(); // what it hands on
   }
   add_layer(parts.front(), embedding_costs(workload_.model, share_));
-  add_layer(parts.back(), head_costs(workload_.model, share_));
+  LayerCosts head = head_costs(workload_.model, share_);
+  parts.back().kept_once = std::exchange(head.kept, 0.0);
+  parts.back().kept -= hidden_bytes();
+  add_layer(parts.back(), head);
   parts.front().values += values.embedding;
   parts.back().values += values.head;
   if (workload_.model.tied && mesh_.pp > 1) {
@@ -145,28 +162,38 @@ MemoryPlan StepModel::memory(std::int64_t rank) const {
   const double narrow = part.values.narrow(tp);
   const double wide = part.values.wide(tp);
   const bool masters = workload_.optimizer.master_weights && is_bf16();
-  const auto m = static_cast<double>(microbatches_);
-  const auto v = static_cast<double>(mesh_.virtual_stages);
-  const auto behind = static_cast<double>(mesh_.pp - rank - 1);
-  const double alive =
-      mesh_.virtual_stages == 1
-          ? std::min(m, behind + 1.0)
-          : std::min(m * v, 2.0 * behind + (v - 1.0) * static_cast<double>(mesh_.pp) + 1.0) / v;
 
   MemoryPlan memory;
   memory.weights = element_ * narrow + kFloatBytes * wide;
-  memory.gradients = (sums_gradients() ? kFloatBytes : element_) * narrow + kFloatBytes * wide;
+  memory.gradients = sums_gradients() ? kFloatBytes * partial_sums() * (narrow + wide)
+                                      : element_ * narrow + kFloatBytes * wide;
+  if (workload_.deterministic_reduce && replicas_ > 1) {
+    memory.gradients += kTravelling * kBucketBytes;
+  }
   memory.optimizer = (kMomentBytes * (narrow + wide) + (masters ? kFloatBytes * narrow : 0.0)) /
                      static_cast<double>(replicas_);
-  memory.activations = alive * part.kept;
+  memory.activations = microbatches_alive(mesh_, microbatches_, rank) * part.kept + part.kept_once;
   memory.transient = part.transient;
-  double groups = replicas_ > 1 ? 1.0 : 0.0;
-  for (const std::int64_t ranks : {mesh_.tp, mesh_.cp, mesh_.pp}) {
-    groups += ranks > 1 ? 1.0 : 0.0;
-  }
-  memory.runtime = gpu_.runtime + groups * gpu_.group_runtime +
+  memory.runtime = gpu_.runtime + static_cast<double>(communicators()) * gpu_.group_runtime +
                    gpu_.slack * (memory.activations + memory.transient);
   return memory;
+}
+
+/// A binary counter over microbatches holds a sum for each bit.
+double StepModel::partial_sums() const {
+  return workload_.deterministic_reduce
+             ? std::max(1.0, std::ceil(std::log2(static_cast<double>(microbatches_))))
+             : 1.0;
+}
+
+/// All ranks have one, each axis with several, the replicas, and each end of a link of a pipeline.
+std::int64_t StepModel::communicators() const {
+  std::int64_t count = mesh_.gpus() > 1 ? 1 : 0;
+  for (const std::int64_t ranks : {mesh_.tp, mesh_.cp, mesh_.dp, replicas_}) {
+    count += ranks > 1 ? 1 : 0;
+  }
+  constexpr std::int64_t kLinks = 4;
+  return count + (mesh_.pp > 1 ? kLinks : 0);
 }
 
 OperationsPlan StepModel::operations(std::int64_t rank) const {
@@ -233,14 +260,17 @@ TrafficPlan StepModel::gradient_traffic(const Part& part) const {
           std::max(gather - update_seconds(part), gather / buckets)};
 }
 
+double StepModel::hidden_bytes() const {
+  const double element = workload_.model.residual_fp32 ? kFloatBytes : element_;
+  return element * static_cast<double>(workload_.tokens_per_microbatch) /
+         static_cast<double>(mesh_.cp * mesh_.tp) * static_cast<double>(workload_.model.width);
+}
+
 /// Hidden states and their gradients, for each stage of a rank. Only the messages that fill and
 /// drain the pipeline are waited for.
 TrafficPlan StepModel::pipeline_traffic() const {
   const std::int64_t stride = mesh_.gpus() / mesh_.pp;
-  const double element = workload_.model.residual_fp32 ? kFloatBytes : element_;
-  const double hidden = element * static_cast<double>(workload_.tokens_per_microbatch) /
-                        static_cast<double>(mesh_.cp * mesh_.tp) *
-                        static_cast<double>(workload_.model.width);
+  const double hidden = hidden_bytes();
   const double count = 2.0 * static_cast<double>(microbatches_ * mesh_.virtual_stages);
   const bool network = leaves_node(stride, mesh_.pp);
   const LinkInfo& link = network ? gpu_.network : gpu_.nvlink;
@@ -285,7 +315,10 @@ double StepModel::update_seconds(const Part& part) const {
 TimePlan StepModel::microbatch_time(const Part& part) const {
   TimePlan time = part.time;
   if (sums_gradients()) {
-    time[TimePart::kPasses] += num_values(part) * (element_ + 2.0 * kFloatBytes) / gpu_.passes;
+    // Half of the sums of a binary counter are added to others once more.
+    const double again = workload_.deterministic_reduce ? 1.5 : 0.0;
+    time[TimePart::kPasses] +=
+        num_values(part) * (element_ + (2.0 + again) * kFloatBytes) / gpu_.passes;
   }
   time[TimePart::kTensor] = mesh_.tp > 1 ? kTensorExposed * seconds(part.tensor, 1, mesh_.tp) : 0.0;
   time[TimePart::kContext] = mesh_.cp > 1 ? seconds(part.context, mesh_.tp, mesh_.cp) : 0.0;
@@ -303,9 +336,12 @@ TimePlan StepModel::time(std::int64_t rank) const {
     time[TimePart::kData] = gradient_traffic(part).exposed;
   }
   if (mesh_.pp > 1) {
-    time[TimePart::kPipeline] = static_cast<double>(mesh_.pp - 1) /
-                                    static_cast<double>(mesh_.virtual_stages) * one.total() +
-                                pipeline_traffic().exposed;
+    double others = -one.total();
+    for (const Part& each : parts_) {
+      others += microbatch_time(each).total();
+    }
+    time[TimePart::kPipeline] =
+        others / static_cast<double>(mesh_.virtual_stages) + pipeline_traffic().exposed;
   }
   return time;
 }

@@ -9,14 +9,18 @@
 
 namespace baton::train {
 
+/// Microbatches that are between their passes on a pipeline rank, at most: min(m, p - r) on rank r
+/// of p (1F1B), or min(m v, 2 (p - r - 1) + (v - 1) p + 1) of its v stages (interleaved), over v.
+double microbatches_alive(const PlanMesh& mesh, std::int64_t microbatches, std::int64_t rank);
+
 /// The formulas behind a plan. Arguments must outlive it, and fit together: see `refusal`.
 ///
 /// Memory: weights in the model's dtype; gradients in fp32, or in the model's dtype where one
-/// microbatch of one rank is all there is; 8 bytes of moments a value and 4 of a bf16 value's
-/// master, over dp x cp; activations of min(m, p - r) microbatches on pipeline rank r of p (1F1B),
-/// or of min(m v, 2 (p - r - 1) + (v - 1) p + 1) of its v stages (interleaved).
-/// Time: m microbatches of the slowest rank, (p - 1) / v more to fill and drain the pipeline, the
-/// exchanges that nothing hides, the update.
+/// microbatch of one rank is all there is, and as many partial sums as `train.deterministic_reduce`
+/// keeps; 8 bytes of moments a value and 4 of a bf16 value's master, over dp x cp; activations of
+/// `microbatches_alive`, those of the loss of one.
+/// Time: m microbatches of the slowest rank, those of the others once, over v, to fill and drain
+/// the pipeline, the exchanges that nothing hides, the update.
 class StepModel {
  public:
   StepModel(
@@ -40,6 +44,7 @@ class StepModel {
   /// All layers of one pipeline rank, in one microbatch.
   struct Part {
     double kept = 0.0;
+    double kept_once = 0.0; ///< by the loss, whose backward pass comes at once
     double transient = 0.0; ///< of the layer that needs most
     double layers = 0.0;
     OperationsPlan operations; ///< both passes
@@ -59,11 +64,18 @@ class StepModel {
   double seconds(const Messages& messages, std::int64_t stride, std::int64_t ranks) const;
 
   bool is_bf16() const { return element_ == 2.0; }
-  bool sums_gradients() const { return microbatches_ > 1 || replicas_ > 1; }
+  bool sums_gradients() const {
+    return microbatches_ > 1 || replicas_ > 1 || workload_.deterministic_reduce;
+  }
+  /// Sums of gradients that a rank holds at once.
+  double partial_sums() const;
+  std::int64_t communicators() const;
   double num_values(const Part& part) const;
   TrafficPlan tensor_traffic(const Part& part) const;
   TrafficPlan context_traffic(const Part& part) const;
   TrafficPlan gradient_traffic(const Part& part) const;
+  /// Hidden states of a microbatch between two layers of a rank.
+  double hidden_bytes() const;
   TrafficPlan pipeline_traffic() const;
   double update_seconds(const Part& part) const;
   /// Both passes of one microbatch, with its exchanges.

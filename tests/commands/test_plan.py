@@ -28,6 +28,20 @@ def test_a_plan_for_people(recipe):
         assert word in text
 
 
+RECIPES = {"hybrid_28m": 29.2e6, "hybrid_448m": 448e6, "hybrid_2b": 2.04e9, "hybrid_8b": 8.7e9}
+
+
+def test_every_recipe_of_a_hybrid_has_a_size():
+    assert RECIPES.keys() == {path.stem for path in (ROOT / "recipes").glob("hybrid_*.toml")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_the_parameters_that_they_name(name):
+    found = plan(ROOT / "recipes" / f"{name}.toml", "--gpus", 8)
+    assert found["parameters"] == pytest.approx(RECIPES[name], rel=0.01)
+    assert found["best"]["fits"]
+
+
 def test_numbers_add_up():
     found = plan(LARGE, "--gpus", 8)
     best = found["best"]
