@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// baton bench: what a model of a recipe costs on this machine, beside what its matrix products and
-// its reads of memory alone cost there.
+// baton bench: what a model of a recipe costs on the CPU or a GPU, beside what its matrix products
+// and its reads of memory alone cost there.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,10 +16,13 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/command.h"
+#include "apps/device_memory.h"
 #include "baton/base/error.h"
+#include "baton/infer/engine.h"
 #include "baton/infer/program.h"
 #include "baton/infer/state_cache.h"
 #include "baton/model/hybrid_model.h"
+#include "baton/ops/device.h"
 #include "baton/train/optimizer.h"
 #include "baton/train/read_recipe.h"
 
@@ -39,9 +42,18 @@ struct BenchArguments {
   bool json = false;
 };
 
-double seconds_of(const std::function<void()>& work) {
+/// Waits for all that a GPU has been given: a copy to the host comes last.
+void finish_work(c10::Device device) {
+  if (!device.is_cpu()) {
+    at::zeros({1}, device).cpu();
+  }
+}
+
+double seconds_of(c10::Device device, const std::function<void()>& work) {
+  finish_work(device);
   const auto start = std::chrono::steady_clock::now();
   work();
+  finish_work(device);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -64,8 +76,8 @@ std::vector<at::Tensor> product_weights(const model::HybridModel& model) {
   return weights;
 }
 
-/// The products of a training step alone, as ATen does them: y, dx and dW of every matrix. bf16
-/// runs in fp32 where the processor has no bf16 units, because ATen's own way is slower there.
+/// The products of a training step alone, as ATen does them: y, dx and dW of every matrix. On a CPU
+/// without bf16 units bf16 runs in fp32, because ATen's own way is slower there.
 class DenseProducts {
  public:
   DenseProducts(const model::HybridModel& model, std::int64_t tokens) {
@@ -73,10 +85,10 @@ class DenseProducts {
     const auto units = capabilities.find("avx512_bf16");
     const bool has_units = units != capabilities.end() && units->second.toBool();
     for (const at::Tensor& weight : product_weights(model)) {
-      const bool widen = weight.scalar_type() == at::kBFloat16 && !has_units;
+      const bool widen = weight.is_cpu() && weight.scalar_type() == at::kBFloat16 && !has_units;
       const at::Tensor w = widen ? weight.to(at::kFloat) : weight;
-      at::Tensor x = at::randn({tokens, w.size(1)}).to(w.scalar_type());
-      at::Tensor y = at::randn({tokens, w.size(0)}).to(w.scalar_type());
+      at::Tensor x = at::randn({tokens, w.size(1)}, w.options());
+      at::Tensor y = at::randn({tokens, w.size(0)}, w.options());
       sets_.push_back({w, x, y, at::empty_like(y), at::empty_like(x), at::empty_like(w)});
     }
   }
@@ -103,26 +115,41 @@ struct TrainFigures {
   double products = 0.0;
 };
 
+at::Tensor random_ids(const model::HybridModel& model, std::int64_t count) {
+  return at::randint(0, model.config().vocabulary, {count}, at::kLong);
+}
+
 class TrainStep {
  public:
   TrainStep(model::HybridModel& model, const train::Recipe& recipe, std::int64_t tokens)
       : model_(model),
         optimizer_(model.parameters(), recipe.train.optimizer),
-        layout_(make_layout_from_lengths({tokens})),
+        layout_(make_layout_from_lengths({tokens}).to(model.device())),
         positions_T_(layout_.positions()),
-        tokens_T_(at::randint(0, model.config().vocabulary, {tokens}, at::kLong)),
-        labels_T_(at::randint(0, model.config().vocabulary, {tokens}, at::kLong)) {}
+        tokens_T_(random_ids(model, tokens).to(model.device())),
+        labels_T_(random_ids(model, tokens).to(model.device())) {}
+
+  /// As the start of a run does it: everything but the update.
+  void load_kernels() {
+    find_gradients();
+    train::squares_of(train::gradients(model_.parameters()));
+    optimizer_.load_kernels();
+  }
 
   void run() {
+    find_gradients();
+    optimizer_.step({.lr = 1e-4}, train::gradients(model_.parameters()));
+  }
+
+ private:
+  void find_gradients() {
     train::clear_gradients(model_.parameters());
     const nn::StepContext context{.layout = layout_, .positions_T = positions_T_};
     const at::Tensor hidden_TD = model_.hidden(tokens_T_, context);
     const nn::LossOutput output = model_.loss(hidden_TD, labels_T_, std::nullopt);
     (output.loss_sum / static_cast<double>(tokens_T_.size(0))).backward();
-    optimizer_.step({.lr = 1e-4}, train::gradients(model_.parameters()));
   }
 
- private:
   model::HybridModel& model_;
   train::AdamW optimizer_;
   SequenceLayout layout_;
@@ -137,72 +164,82 @@ TrainFigures measure_training(
     const BenchArguments& arguments) {
   TrainStep step(model, recipe, arguments.tokens);
   DenseProducts products(model, arguments.tokens);
+  const c10::Device device = model.device();
+  if (!device.is_cpu()) {
+    step.load_kernels();
+  }
   TrainFigures figures;
-  figures.first_step = seconds_of([&] { step.run(); });
+  figures.first_step = seconds_of(device, [&] { step.run(); });
   std::vector<double> steps;
   std::vector<double> alone;
   // In turns, so that what else the machine does falls on both.
   for (std::int64_t i = 0; i < arguments.repeats; ++i) {
-    alone.push_back(seconds_of([&] { products.run(); }));
-    steps.push_back(seconds_of([&] { step.run(); }));
+    alone.push_back(seconds_of(device, [&] { products.run(); }));
+    steps.push_back(seconds_of(device, [&] { step.run(); }));
   }
   figures.step = median(steps);
   figures.products = median(alone);
   return figures;
 }
 
-/// Bytes a second at which all threads together read memory: the best of some sums of a large
-/// tensor.
-double read_rate(std::int64_t repeats) {
-  const at::Tensor values = at::ones({kReadBytes / 4});
+/// Bytes a second at which all threads together read the device's memory: the best of some sums of
+/// a large tensor.
+double read_rate(c10::Device device, std::int64_t repeats) {
+  const at::Tensor values = at::ones({kReadBytes / 4}, device);
   double best = 0.0;
   for (std::int64_t i = 0; i < repeats; ++i) {
-    const double seconds = seconds_of([&] { at::sum(values); });
+    const double seconds = seconds_of(device, [&] { at::sum(values); });
     best = std::max(best, static_cast<double>(kReadBytes) / seconds);
   }
   return best;
 }
 
 struct DecodeFigures {
-  double first_token = 0.0; ///< seconds of the first prompt of a process
-  double prompt = 0.0;      ///< of a later one of the same length
+  double first_prompt = 0.0; ///< seconds of the first prompt of a process
+  double prompt = 0.0;       ///< of a later one of the same length
+  double first_token = 0.0;  ///< of the first token behind a prompt
   double token = 0.0;
   double bytes = 0.0; ///< that a token must read: all matrices
   double rate = 0.0;  ///< bytes a second
 };
 
 std::vector<std::int64_t> random_tokens(const model::HybridModel& model, std::int64_t count) {
-  const at::Tensor ids = at::randint(0, model.config().vocabulary, {count}, at::kLong);
+  const at::Tensor ids = random_ids(model, count);
   return {ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + count};
 }
 
 DecodeFigures measure_decoding(const model::HybridModel& model, const BenchArguments& arguments) {
+  const c10::Device device = model.device();
+  if (!device.is_cpu()) {
+    infer::Engine(model).load_kernels(); // as a program does before its first prompt
+  }
   const std::int64_t length = arguments.tokens + arguments.decode_tokens;
   infer::StateCache cache(
       model.states(),
       {.num_slots = 1,
        .num_pages = infer::pages_needed(1, length, kPageSize),
        .page_size = kPageSize,
-       .device = at::kCPU});
+       .device = device});
   infer::Program program(model, cache);
   const std::vector<std::int64_t> prompt = random_tokens(model, arguments.tokens);
   DecodeFigures figures;
-  for (double* seconds : {&figures.first_token, &figures.prompt}) {
+  for (double* seconds : {&figures.first_prompt, &figures.prompt}) {
     const std::int32_t slot = cache.acquire();
-    *seconds = seconds_of([&] { program.last_logits({{.slot = slot, .tokens = prompt}}); });
+    *seconds = seconds_of(device, [&] { program.last_logits({{.slot = slot, .tokens = prompt}}); });
     cache.release(slot);
   }
   const std::int32_t slot = cache.acquire();
   program.last_logits({{.slot = slot, .tokens = prompt}});
-  figures.rate = read_rate(arguments.repeats);
+  figures.rate = read_rate(device, arguments.repeats);
   std::vector<double> seconds;
   for (std::int64_t i = 0; i < arguments.decode_tokens; ++i) {
     const std::int64_t token = i % model.config().vocabulary;
     seconds.push_back(
-        seconds_of([&] { program.last_logits({{.slot = slot, .tokens = {token}}}); }));
+        seconds_of(device, [&] { program.last_logits({{.slot = slot, .tokens = {token}}}); }));
   }
+  figures.first_token = seconds.front();
   figures.token = median(seconds);
-  figures.rate = std::max(figures.rate, read_rate(arguments.repeats));
+  figures.rate = std::max(figures.rate, read_rate(device, arguments.repeats));
   for (const at::Tensor& weight : product_weights(model)) {
     figures.bytes += static_cast<double>(weight.nbytes());
   }
@@ -220,6 +257,7 @@ void print_figures(
       {"pattern", model.config().pattern},
       {"parameters", model.parameters().num_values()},
       {"dtype", model.config().dtype},
+      {"device", model.device().str()},
       {"threads", at::get_num_threads()},
       {"tokens", arguments.tokens},
       {"train_tokens_per_second", tokens / train.step},
@@ -228,7 +266,8 @@ void print_figures(
       {"train_step_over_products", train.step / train.products},
       {"first_step_over_step", train.first_step / train.step},
       {"prefill_tokens_per_second", tokens / decode.prompt},
-      {"first_prefill_over_prefill", decode.first_token / decode.prompt},
+      {"first_prefill_over_prefill", decode.first_prompt / decode.prompt},
+      {"first_token_over_token", decode.first_token / decode.token},
       {"decode_milliseconds", 1e3 * decode.token},
       {"decode_megabytes", decode.bytes / kBytesPerMegabyte},
       {"read_megabytes_per_second", decode.rate / kBytesPerMegabyte},
@@ -248,18 +287,21 @@ void run_bench(const BenchArguments& arguments) {
   if (recipe.model.vocabulary == 0) {
     throw Error(arguments.recipe + ": model.vocabulary must be given for a benchmark");
   }
-  if (recipe.run.device != "cpu") {
-    throw Error(arguments.recipe + ": run.device must be \"cpu\" for this benchmark");
-  }
   if (recipe.run.threads > 0) {
     at::set_num_threads(static_cast<int>(recipe.run.threads));
   }
-  model::HybridModel model(recipe.model);
-  model.parameters().initialize(
-      static_cast<std::uint64_t>(recipe.run.seed), recipe.model.scalar_type(), at::kCPU);
-  const TrainFigures train = measure_training(model, recipe, arguments);
-  train::clear_gradients(model.parameters());
-  print_figures(model, arguments, train, measure_decoding(model, arguments));
+  const c10::Device device = ops::open_device(recipe.run.device, "run.device");
+  ops::set_arithmetic(recipe.train.deterministic);
+  explaining_memory(
+      [&] {
+        model::HybridModel model(recipe.model);
+        model.parameters().initialize(
+            static_cast<std::uint64_t>(recipe.run.seed), recipe.model.scalar_type(), device);
+        const TrainFigures train = measure_training(model, recipe, arguments);
+        train::clear_gradients(model.parameters());
+        print_figures(model, arguments, train, measure_decoding(model, arguments));
+      },
+      "a smaller --tokens takes less");
 }
 
 } // namespace

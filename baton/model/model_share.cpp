@@ -77,7 +77,7 @@ std::vector<nn::FlatRange> ModelShare::written_ranges(std::size_t parameter) con
   std::vector<nn::FlatRange> ranges;
   for (const nn::ParameterPiece& piece : written_pieces(parameter)) {
     for (const nn::FlatRange& range : nn::flat_ranges(piece, own()[parameter].value.sizes())) {
-      ranges.push_back(range);
+      nn::add_range(ranges, range);
     }
   }
   return ranges;

@@ -35,6 +35,14 @@ at::Tensor ParameterPiece::of_whole(const at::Tensor& whole) const {
   return dim < 0 ? whole : whole.narrow(dim, start[at_dim], shape[at_dim]);
 }
 
+void add_range(std::vector<FlatRange>& ranges, const FlatRange& range) {
+  if (!ranges.empty() && ranges.back().end == range.begin) {
+    ranges.back().end = range.end;
+  } else {
+    ranges.push_back(range);
+  }
+}
+
 std::vector<FlatRange> flat_ranges(const ParameterPiece& piece, at::IntArrayRef own_shape) {
   if (piece.dim < 0) {
     return {{0, c10::multiply_integers(own_shape)}};
@@ -46,7 +54,7 @@ std::vector<FlatRange> flat_ranges(const ParameterPiece& piece, at::IntArrayRef 
   std::vector<FlatRange> ranges;
   for (std::int64_t i = 0; i < blocks; ++i) {
     const std::int64_t begin = i * block + piece.first * row;
-    ranges.push_back({begin, begin + piece.shape[dim] * row});
+    add_range(ranges, {begin, begin + piece.shape[dim] * row});
   }
   return ranges;
 }

@@ -45,7 +45,10 @@ struct FlatRange {
   std::int64_t end = 0;
 };
 
-/// Where a piece lies in a rank's flattened values of that shape.
+/// Adds a stretch to others, joined to the last of them where it follows on it.
+void add_range(std::vector<FlatRange>& ranges, const FlatRange& range);
+
+/// Where a piece lies in a rank's flattened values of that shape, in as few stretches as can be.
 std::vector<FlatRange> flat_ranges(const ParameterPiece& piece, at::IntArrayRef own_shape);
 
 /// What rank `rank` of `ranks` holds of a parameter of this shape, in the order of its values.

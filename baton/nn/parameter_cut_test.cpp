@@ -40,6 +40,30 @@ TEST(ParameterCut, SharesOfSingleValuesMayDiffer) {
   EXPECT_THAT(own_shape({2, 7}, cut, 2, 3), ElementsAre(2, 3));
 }
 
+std::vector<std::vector<std::int64_t>> stretches(const ParameterPiece& piece, at::IntArrayRef own) {
+  std::vector<std::vector<std::int64_t>> all;
+  for (const FlatRange& range : flat_ranges(piece, own)) {
+    all.push_back({range.begin, range.end});
+  }
+  return all;
+}
+
+TEST(ParameterCut, StretchesThatFollowEachOtherAreOne) {
+  // Columns: all of them are this piece's, so that rows join.
+  const ParameterCut columns{.dim = 1, .parts = {}};
+  EXPECT_THAT(
+      stretches(pieces_of({5, 6}, columns, 1, 2).front(), {5, 3}), ElementsAre(ElementsAre(0, 15)));
+  // Of two parts each row has a stretch.
+  const ParameterCut parts{.dim = 1, .parts = {{4}, {2}}};
+  const std::vector<ParameterPiece> pieces = pieces_of({3, 6}, parts, 1, 2);
+  EXPECT_THAT(
+      stretches(pieces[0], {3, 3}),
+      ElementsAre(ElementsAre(0, 2), ElementsAre(3, 5), ElementsAre(6, 8)));
+  EXPECT_THAT(
+      stretches(pieces[1], {3, 3}),
+      ElementsAre(ElementsAre(2, 3), ElementsAre(5, 6), ElementsAre(8, 9)));
+}
+
 TEST(ParameterCut, WithoutADimAllHoldAll) {
   const std::vector<ParameterPiece> pieces = pieces_of({3, 4}, {}, 1, 4);
   ASSERT_EQ(pieces.size(), 1U);

@@ -464,3 +464,16 @@ def test_time_from_start_to_the_first_step(runs):
     loaded = re.search(r"kernels loaded in ([0-9.]+) s", log)[1]
     print(f"\nstart to the end of the first step {to_first:.1f} s (kernels loaded in {loaded} s); "
           f"first step {1e3 * seconds[0]:.1f} ms, steady step {1e3 * steady:.1f} ms")
+
+
+def test_bench_on_the_device(runs):
+    """Prints: the first prompt, token and step over later ones are what a warm start promises."""
+    recipe = runs.recipe("benched")
+    figures = json.loads(commands.baton(
+        "bench", recipe, "--set", "run.device=cuda", "--set", "model.vocabulary=320",
+        "--tokens", MICROBATCH, "--repeats", 3, "--decode-tokens", 8, "--json").stdout)
+    assert figures["device"] == "cuda:0"
+    firsts = [figures[name] for name in (
+        "first_step_over_step", "first_prefill_over_prefill", "first_token_over_token")]
+    print("\nfirst over later: step {:.2f}, prompt {:.2f}, token {:.2f}".format(*firsts))
+    assert all(first > 0 for first in firsts)
