@@ -48,6 +48,14 @@ struct Sizes {
 
   double of_others(double ranks) const { return (ranks - 1.0) / ranks; }
 
+  /// Bytes of adding up the rows that ranks of tp scatter: read, written in fp32, rounded.
+  double scattered_sums() const {
+    return tp == 1.0
+               ? 0.0
+               : element * T * D +
+                     (element < kFloatBytes ? 2.0 * kFloatBytes + element : element) * between * D;
+  }
+
   Messages hidden_exchanges(double count) const {
     return tp == 1.0 ? Messages{} : Messages{count * of_others(tp) * T * D * element, count};
   }
@@ -61,8 +69,8 @@ LayerCosts frame_costs(const Sizes& s, double first_out, double second_in) {
                     (s.tp > 1.0 ? s.element * s.T * s.D : 0.0);
   costs.products = {{s.T, s.D, first_out}, {s.T, second_in, s.D}};
   // Norm 2, sum 3; backward: norm 3, sum of the two gradients of the residual 3.
-  costs.passes = s.element * s.between * 5.0 * s.D;
-  costs.passes_backward = s.element * s.between * 6.0 * s.D;
+  costs.passes = s.element * s.between * 5.0 * s.D + s.scattered_sums();
+  costs.passes_backward = s.element * s.between * 6.0 * s.D + s.scattered_sums();
   costs.tensor = s.hidden_exchanges(kTensorExchanges);
   return costs;
 }
@@ -194,7 +202,7 @@ LayerCosts embedding_costs(const model::ModelConfig& model, const LayerShare& sh
   LayerCosts costs;
   costs.kept = static_cast<double>(sizeof(std::int64_t)) * s.T;
   costs.transient = s.element * matrix;
-  costs.passes = s.element * 2.0 * s.T * s.D;
+  costs.passes = s.element * 2.0 * s.T * s.D + s.scattered_sums();
   costs.passes_backward = s.element * (matrix + 2.0 * s.T * s.D);
   costs.tensor = s.hidden_exchanges(2.0);
   return costs;
@@ -214,7 +222,7 @@ LayerCosts head_costs(const model::ModelConfig& model, const LayerShare& share) 
   // Norm; logits written and read in fp32, their gradients written once and read twice; the
   // matrix's gradient read and written for each block.
   costs.passes = e * 2.0 * s.between * s.D + s.T * V * (2.0 * kFloatBytes + 3.0 * e) +
-                 2.0 * kFloatBytes * blocks * V * s.D;
+                 2.0 * kFloatBytes * blocks * V * s.D + s.scattered_sums();
   costs.passes_backward = e * (5.0 * s.between * s.D + 2.0 * V * s.D);
   // Hidden states in, their gradient out, and of each token three numbers in fp32.
   costs.tensor = s.hidden_exchanges(2.0);
