@@ -12,6 +12,7 @@
 #include "baton/nn/baton_scan.h"
 #include "baton/nn/tensor_ranks.h"
 #include "baton/ops/causal_conv1d.h"
+#include "baton/ops/mamba2_mixer.h"
 #include "baton/ops/ssd.h"
 #include "baton/ops/ssd_step.h"
 #include "baton/ops/write_slots.h"
@@ -156,9 +157,9 @@ std::vector<StateSpec> Mamba2Core::states() const {
        .kind = StateKind::kFixedSlot}};
 }
 
-Mamba2Core::Input Mamba2Core::split_input(const at::Tensor& input_TC) const {
+Mamba2Core::Input Mamba2Core::split_parts(const at::Tensor& parts_TC) const {
   const std::vector<at::Tensor> parts =
-      input_TC.split_with_sizes({conv_channels(), config_.num_heads}, 1);
+      parts_TC.split_with_sizes({conv_channels(), config_.num_heads}, 1);
   return {.xbc_TC = parts[0], .dt_TH = parts[1]};
 }
 
@@ -183,6 +184,10 @@ Mamba2Core::Share Mamba2Core::own_heads(const parallel::Context& shared) const {
   return {shared.group().rank() * heads, heads, first_group, groups};
 }
 
+ops::SsdTimeStep Mamba2Core::time_step(const at::Tensor& bias_H) const {
+  return {.bias_H = bias_H, .softplus = true, .min = config_.dt_min, .max = config_.dt_max};
+}
+
 ops::SsdInputs Mamba2Core::scan_inputs(
     const at::Tensor& convolved_TC,
     const at::Tensor& dt_TH,
@@ -205,21 +210,36 @@ ops::SsdInputs Mamba2Core::scan_inputs(
       .C_TGN = parts[2].unflatten(1, groups),
       .starts = starts_B1,
       .D = of_heads(D_),
-      .time_step = {
-          .bias_H = of_heads(dt_bias_),
-          .softplus = true,
-          .min = config_.dt_min,
-          .max = config_.dt_max}};
+      .time_step = time_step(of_heads(dt_bias_))};
 }
 
-at::Tensor Mamba2Core::train(const at::Tensor& input_TC, const StepContext& context) const {
-  const Input input = split_input(input_TC);
-  if (context.shared == nullptr) {
-    return train_alone(input, context.layout.starts_B1, all_heads());
+at::Tensor Mamba2Core::train(const MixerInput& input, const StepContext& context) const {
+  if (context.shared == nullptr && !input.gate.shared()) {
+    return train_in_one(input, context.layout.starts_B1);
   }
-  return context.shared->rules().strategy == parallel::ContextStrategy::kBaton
-             ? train_by_baton(input, *context.shared)
-             : train_by_heads(input, *context.shared);
+  const MixerInput::Columns columns = input.split();
+  const Input parts = split_parts(columns.parts_TC);
+  if (context.shared == nullptr) {
+    return input.gate(train_alone(parts, context.layout.starts_B1, all_heads()), columns.z_TI);
+  }
+  const at::Tensor y_TI = context.shared->rules().strategy == parallel::ContextStrategy::kBaton
+                              ? train_by_baton(parts, *context.shared)
+                              : train_by_heads(parts, *context.shared);
+  return input.gate(y_TI, columns.z_TI);
+}
+
+at::Tensor Mamba2Core::train_in_one(const MixerInput& input, const at::Tensor& starts_B1) const {
+  return ops::mamba2_mixer(
+      {.projected_TC = input.projected_TC,
+       .conv_weight_CK = conv_weight_->value,
+       .conv_bias_C = value_of(conv_bias_),
+       .A_H = A_log_->value.exp().neg(),
+       .starts_B1 = starts_B1,
+       .D = D_->value,
+       .time_step = time_step(dt_bias_->value),
+       .norm_weight = input.gate.weight(),
+       .norm = input.gate.config(),
+       .num_groups = config_.num_groups});
 }
 
 at::Tensor
@@ -273,51 +293,61 @@ at::Tensor Mamba2Core::train_by_heads(const Input& input, const parallel::Contex
   return shared.to_rows(y_TC).flatten(1);
 }
 
-at::Tensor Mamba2Core::prefill(const at::Tensor& input_TC, const StepContext& context) const {
-  const Input input = split_input(input_TC);
+at::Tensor Mamba2Core::prefill(const MixerInput& input, const StepContext& context) const {
+  const MixerInput::Columns columns = input.split();
+  const Input parts = split_parts(columns.parts_TC);
   const at::Tensor& conv_state = context.cache->at(conv_state_name_);
   const at::Tensor& ssm_state = context.cache->at(ssm_state_name_);
   const SequenceLayout& layout = context.layout;
   const ops::CausalConv1dOutput convolved = ops::causal_conv1d(
-      input.xbc_TC,
+      parts.xbc_TC,
       conv_weight_->value,
       value_of(conv_bias_),
       layout.starts_B1,
       {.initial_states = conv_state, .initial_slots_B = layout.initial_slots_B},
       true);
   ops::write_slots_(conv_state, layout.final_slots_B, convolved.final_states_BCK);
+  // Without a norm the scan itself gates what it writes.
+  const std::optional<at::Tensor> z_THP =
+      input.gate.norms()
+          ? std::nullopt
+          : std::optional(columns.z_TI.unflatten(1, {config_.num_heads, config_.head_dim}));
   const ops::SsdOutput scanned = ops::ssd(
-      scan_inputs(convolved.y_TC, input.dt_TH, layout.starts_B1, all_heads()),
-      {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B});
+      scan_inputs(convolved.y_TC, parts.dt_TH, layout.starts_B1, all_heads()),
+      {.states_SHPN = ssm_state, .slots_B = layout.initial_slots_B},
+      /*final_states=*/true,
+      z_THP);
   ops::write_slots_(ssm_state, layout.final_slots_B, scanned.final_states_BHPN);
-  return scanned.y_THP.flatten(1);
+  const at::Tensor y_TI = scanned.y_THP.flatten(1);
+  return z_THP ? y_TI : input.gate(y_TI, columns.z_TI);
 }
 
-at::Tensor Mamba2Core::step(const at::Tensor& input_TC, const StepContext& context) const {
-  const Input input = split_input(input_TC);
+at::Tensor Mamba2Core::step(const MixerInput& input, const StepContext& context) const {
+  const MixerInput::Columns columns = input.split();
+  const Input parts = split_parts(columns.parts_TC);
   // A step continues its sequence in place: the slot it reads is the slot it writes.
   const at::Tensor& slots = context.layout.final_slots_B;
   const at::Tensor xbc_TC = ops::causal_conv1d_step_(
-      input.xbc_TC,
+      parts.xbc_TC,
       conv_weight_->value,
       value_of(conv_bias_),
       context.cache->at(conv_state_name_),
       slots,
       true);
   const ops::SsdInputs inputs =
-      scan_inputs(xbc_TC, input.dt_TH, context.layout.starts_B1, all_heads());
+      scan_inputs(xbc_TC, parts.dt_TH, context.layout.starts_B1, all_heads());
   at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
-  return ops::ssd_step_(
-             {.x_BHP = inputs.x_THP,
-              .dt_BH = inputs.dt_TH,
-              .A_H = inputs.A_H,
-              .B_BGN = inputs.B_TGN,
-              .C_BGN = inputs.C_TGN,
-              .D = inputs.D,
-              .time_step = inputs.time_step},
-             states_SHPN,
-             slots)
-      .flatten(1);
+  const at::Tensor y_BHP = ops::ssd_step_(
+      {.x_BHP = inputs.x_THP,
+       .dt_BH = inputs.dt_TH,
+       .A_H = inputs.A_H,
+       .B_BGN = inputs.B_TGN,
+       .C_BGN = inputs.C_TGN,
+       .D = inputs.D,
+       .time_step = inputs.time_step},
+      states_SHPN,
+      slots);
+  return input.gate(y_BHP.flatten(1), columns.z_TI);
 }
 
 } // namespace baton::nn

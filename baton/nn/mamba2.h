@@ -19,19 +19,19 @@ class Mamba2Core final : public MixerCore {
 
   std::vector<CutPart> input_parts() const override;
   std::vector<StateSpec> states() const override;
-  at::Tensor train(const at::Tensor& input_TC, const StepContext& context) const override;
-  at::Tensor prefill(const at::Tensor& input_TC, const StepContext& context) const override;
-  at::Tensor step(const at::Tensor& input_TC, const StepContext& context) const override;
+  at::Tensor train(const MixerInput& input, const StepContext& context) const override;
+  at::Tensor prefill(const MixerInput& input, const StepContext& context) const override;
+  at::Tensor step(const MixerInput& input, const StepContext& context) const override;
 
  private:
   std::int64_t conv_channels() const;
 
-  /// Views of the projected columns: x, B, C of the convolution, and dt.
+  /// Views of the projected columns behind z: x, B, C of the convolution, and dt.
   struct Input {
     at::Tensor xbc_TC;
     at::Tensor dt_TH;
   };
-  Input split_input(const at::Tensor& input_TC) const;
+  Input split_parts(const at::Tensor& parts_TC) const;
 
   /// The heads that this rank scans of those whose columns it has, and their groups.
   struct Share {
@@ -43,6 +43,8 @@ class Mamba2Core final : public MixerCore {
   Share all_heads() const;
   Share own_heads(const parallel::Context& shared) const;
 
+  ops::SsdTimeStep time_step(const at::Tensor& bias_H) const;
+
   /// Views of the convolved columns x, B, C, with dt and the parameters.
   ops::SsdInputs scan_inputs(
       const at::Tensor& convolved_TC,
@@ -50,7 +52,9 @@ class Mamba2Core final : public MixerCore {
       const at::Tensor& starts_B1,
       const Share& share) const;
 
-  /// The three ways of `train`: alone, with the state handed on, with the heads divided.
+  /// The whole mixer as one operator, where no other rank has a part in it.
+  at::Tensor train_in_one(const MixerInput& input, const at::Tensor& starts_B1) const;
+  /// Else the three ways to y: alone, with the state handed on, with the heads divided.
   at::Tensor train_alone(const Input& input, const at::Tensor& starts_B1, const Share& share) const;
   at::Tensor train_by_baton(const Input& input, const parallel::Context& shared) const;
   at::Tensor train_by_heads(const Input& input, const parallel::Context& shared) const;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frame of a mixer: projection, a replaceable core, gate and norm, projection.
+// The frame of a mixer: projection, a replaceable core with the gate behind it, projection.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/nn/linear.h"
+#include "baton/nn/mixer_gate.h"
 #include "baton/nn/sublayer.h"
 
 namespace baton::nn {
@@ -22,8 +23,24 @@ struct MixerArguments {
   ParameterStore& store;
 };
 
-/// The sequence operation of a mixer. It sees the projected columns behind z, a layout and state
-/// tensors, never a request.
+/// What a core gets: projected rows, z [T, inner] and behind it this rank's columns of the core's
+/// `input_parts`, as `CutPart` divides them.
+struct MixerInput {
+  at::Tensor projected_TC;
+  std::int64_t inner;
+  const MixerGate& gate;
+
+  struct Columns {
+    at::Tensor z_TI;
+    at::Tensor parts_TC;
+  };
+  /// Views. A split, because its gradient is one copy; each slice's would be a whole tensor of
+  /// zeros.
+  Columns split() const;
+};
+
+/// The sequence operation of a mixer, gated. It sees projected columns, a layout and state tensors,
+/// never a request.
 class MixerCore {
  public:
   MixerCore() = default;
@@ -35,11 +52,11 @@ class MixerCore {
   virtual std::vector<CutPart> input_parts() const = 0;
   virtual std::vector<StateSpec> states() const = 0;
 
-  /// Each form takes input_TC (this rank's columns of `input_parts`, as `CutPart` divides them) and
-  /// gives [T, this rank's share of inner]. It sees to it that its sizes go among the ranks.
-  virtual at::Tensor train(const at::Tensor& input_TC, const StepContext& context) const = 0;
-  virtual at::Tensor prefill(const at::Tensor& input_TC, const StepContext& context) const = 0;
-  virtual at::Tensor step(const at::Tensor& input_TC, const StepContext& context) const = 0;
+  /// Each form gives [T, this rank's share of inner], behind the gate. It sees to it that its sizes
+  /// go among the ranks.
+  virtual at::Tensor train(const MixerInput& input, const StepContext& context) const = 0;
+  virtual at::Tensor prefill(const MixerInput& input, const StepContext& context) const = 0;
+  virtual at::Tensor step(const MixerInput& input, const StepContext& context) const = 0;
 };
 
 class Mixer final : public Sublayer {
@@ -55,16 +72,13 @@ class Mixer final : public Sublayer {
   std::vector<StateSpec> states() const override { return core_->states(); }
 
  private:
-  at::Tensor run_core(const at::Tensor& input_TC, const StepContext& context) const;
-  at::Tensor finish(const at::Tensor& y_TI, const at::Tensor& z_TI) const;
+  at::Tensor run_core(const MixerInput& input, const StepContext& context) const;
 
   parallel::Group tensor_ranks_;
-  MixerFrameConfig frame_;
-  std::int64_t inner_; ///< of `frame_.inner`, this rank's channels
-  double norm_eps_;
+  std::int64_t inner_; ///< of the frame's, this rank's channels
   std::unique_ptr<MixerCore> core_;
   Linear in_proj_;
-  const Parameter* norm_ = nullptr;
+  MixerGate gate_;
   Linear out_proj_;
 };
 

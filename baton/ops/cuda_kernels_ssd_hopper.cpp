@@ -28,11 +28,11 @@ std::string with_size(const std::string& name, std::int64_t size) {
 
 } // namespace
 
-SsdKernel ssd_hopper_kernel(std::int64_t N) {
+SsdKernel ssd_hopper_kernel(std::int64_t N, bool gated) {
   const int panels = N == 64 ? kHopperForwardPanels<64> : kHopperForwardPanels<128>;
   return kernel_of(
       "ssd_hopper.cu",
-      with_size("ssd_hopper", N),
+      "ssd_hopper<" + std::to_string(N) + (gated ? ", true>" : ", false>"),
       kHopperThreads,
       panels * kPanelBytes + kHopperRest);
 }
@@ -64,7 +64,8 @@ void add_ssd_hopper_kernels(std::vector<KernelBudget>& kernels) {
     const auto add = [&](const SsdKernel& kernel, int registers) {
       kernels.push_back({kernel.spec, registers, serves, kHopperArch});
     };
-    add(ssd_hopper_kernel(state_dim), kForTwoBlocks);
+    add(ssd_hopper_kernel(state_dim, false), kForTwoBlocks);
+    add(ssd_hopper_kernel(state_dim, true), kForTwoBlocks);
     add(ssd_hopper_gradients_kernel(state_dim), kForOneBlock);
   }
   const auto sweeps = [](std::int64_t columns) {

@@ -9,6 +9,9 @@
 #include <torch/library.h>
 
 #include "baton/ops/forward_only.h"
+#include "baton/ops/gated_norm.h"
+#include "baton/ops/row_checks.h"
+#include "baton/ops/wants_gradient.h"
 
 namespace baton::ops {
 namespace {
@@ -31,7 +34,8 @@ using SsdSignature = std::tuple<Tensor, Tensor>(
     bool,
     double,
     std::optional<double>,
-    bool);
+    bool,
+    const OptionalTensor&);
 using BackwardSignature = Gradients8(
     const Tensor&,
     const OptionalTensor&,
@@ -113,7 +117,8 @@ struct SsdFunction : torch::autograd::Function<SsdFunction> {
         dt_softplus,
         dt_min,
         dt_max,
-        final_states);
+        final_states,
+        std::nullopt);
     return {y, states};
   }
 
@@ -174,7 +179,27 @@ std::tuple<Tensor, Tensor> ssd_autograd(
     bool dt_softplus,
     double dt_min,
     std::optional<double> dt_max,
-    bool final_states) {
+    bool final_states,
+    const OptionalTensor& z) {
+  if (z && !wants_gradient({x, dt, A, B, C, D, dt_bias, initial_states, z})) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return ssd_operator().call(
+        x,
+        dt,
+        A,
+        B,
+        C,
+        starts,
+        D,
+        dt_bias,
+        initial_states,
+        initial_slots,
+        dt_softplus,
+        dt_min,
+        dt_max,
+        final_states,
+        z);
+  }
   auto outputs = SsdFunction::apply(
       x,
       dt,
@@ -190,7 +215,8 @@ std::tuple<Tensor, Tensor> ssd_autograd(
       dt_min,
       dt_max,
       final_states);
-  return {outputs[0], outputs[1]};
+  // The gate's gradient reads what it is multiplied by, so that this is kept, and gated here.
+  return {z ? gate_outputs(outputs[0], *z) : outputs[0], outputs[1]};
 }
 
 std::tuple<Tensor, Tensor> ssd_meta(
@@ -207,7 +233,11 @@ std::tuple<Tensor, Tensor> ssd_meta(
     bool dt_softplus,
     double dt_min,
     std::optional<double> dt_max,
-    bool final_states) {
+    bool final_states,
+    const OptionalTensor& z) {
+  if (z) {
+    check_same("z", *z, "x", x);
+  }
   TORCH_CHECK(
       x.dim() == 3 && B.dim() == 3 && starts.dim() == 1,
       "x must have dims [T, H, P], B [T, G, N], starts [B + 1]");
@@ -258,7 +288,8 @@ Gradients8 ssd_backward_meta(
 
 } // namespace
 
-SsdOutput ssd(const SsdInputs& in, const SsdStart& start, bool final_states) {
+SsdOutput
+ssd(const SsdInputs& in, const SsdStart& start, bool final_states, const OptionalTensor& z_THP) {
   auto [y, states] = ssd_operator().call(
       in.x_THP,
       in.dt_TH,
@@ -273,7 +304,8 @@ SsdOutput ssd(const SsdInputs& in, const SsdStart& start, bool final_states) {
       in.time_step.softplus,
       in.time_step.min,
       in.time_step.max,
-      final_states);
+      final_states,
+      z_THP);
   return {std::move(y), std::move(states)};
 }
 
@@ -309,12 +341,18 @@ SsdGradients ssd_backward(
       std::move(dinitial)};
 }
 
+Tensor gate_outputs(const Tensor& y_THP, const Tensor& z_THP) {
+  // A token's channels are one row, so that z is read where it lies.
+  const Tensor y_TI = y_THP.flatten(1);
+  return gated_norm(y_TI, z_THP.flatten(1), std::nullopt, {}).view_symint(y_THP.sym_sizes());
+}
+
 TORCH_LIBRARY_FRAGMENT(baton, library) {
   library.def(
       "ssd(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor starts, Tensor? D=None, "
       "Tensor? dt_bias=None, Tensor? initial_states=None, Tensor? initial_slots=None, "
-      "bool dt_softplus=True, float dt_min=0., float? dt_max=None, bool final_states=True) -> "
-      "(Tensor, Tensor)",
+      "bool dt_softplus=True, float dt_min=0., float? dt_max=None, bool final_states=True, "
+      "Tensor? z=None) -> (Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "ssd_backward(Tensor dy, Tensor? dfinal_states, Tensor x, Tensor dt, Tensor A, Tensor B, "

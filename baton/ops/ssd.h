@@ -36,8 +36,15 @@ struct SsdGradients {
 /// memory are linear in T. Differentiable in every floating input and through both outputs; a
 /// second derivative is refused. Inputs may have any token stride. Final states of many short
 /// sequences weigh more than their outputs: ask for those that are used. Throws c10::Error for bad
-/// input.
-SsdOutput ssd(const SsdInputs& inputs, const SsdStart& start = {}, bool final_states = true);
+/// input. With z [T, H, P], like x, y is gated: y silu(z), as gated_norm() gates without a norm.
+SsdOutput ssd(
+    const SsdInputs& inputs,
+    const SsdStart& start = {},
+    bool final_states = true,
+    const std::optional<at::Tensor>& z_THP = {});
+
+/// y silu(z) of y and z [T, H, P].
+at::Tensor gate_outputs(const at::Tensor& y_THP, const at::Tensor& z_THP);
 
 /// The gradients for given dy [T, H, P] and, if any, the gradient of the final states [B, H, P, N].
 SsdGradients ssd_backward(

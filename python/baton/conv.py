@@ -19,7 +19,7 @@ __all__ = ["causal_conv1d_fn", "causal_conv1d_update", "causal_conv1d_varlen_sta
 _MAX_WIDTH = 8
 
 
-def _check_parameters(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_parameters(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     _checks.dims_are(function, "weight", weight, "dim, width")
     dim = x.shape[1]
     _checks.shape_is(function, "weight", weight, "dim, width", (dim, weight.shape[1]))
@@ -71,7 +71,7 @@ def causal_conv1d_fn(
     function = "causal_conv1d_fn"
     silu = _checks.uses_silu(function, activation)
     _checks.dims_are(function, "x", x, "batch, dim, seqlen")
-    _check_parameters(function, x, weight, bias)
+    check_parameters(function, x, weight, bias)
     batch, dim, seqlen = x.shape
     state_shape = (batch, dim, weight.shape[1] - 1)
     if seq_idx is not None:
@@ -174,7 +174,7 @@ def causal_conv1d_update(
         )
     tokens = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, dim, seqlen = tokens.shape
-    _check_parameters(function, tokens, weight, bias)
+    check_parameters(function, tokens, weight, bias)
     _checks.dims_are(function, "conv_state", conv_state, "slots, dim, state_len")
     width, state_len = weight.shape[1], conv_state.shape[2]
     slots = conv_state.shape[0] if conv_state_indices is not None else batch

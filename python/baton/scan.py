@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _checks, _document_ops, rows
-from .conv import causal_conv1d_fn
+from .conv import causal_conv1d_fn, check_parameters
 from .norm import rmsnorm_fn
 
 __all__ = ["mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"]
@@ -192,27 +192,29 @@ def mamba_chunk_scan_combined(
     D = _checks.as_parameter(D, compute)
     dt_bias = _checks.as_parameter(dt_bias, compute)
     initial = None if initial_states is None else initial_states.to(sums)
+    gate = None if z is None else z.flatten(0, 1).to(compute)
     varlen = None
     if return_varlen_states and seqlen > 0:
         # One document may be asked for its state, so all of them are kept.
         found = rows.documents(seq_idx)
         slots = None if initial is None else _document_ops.initial_slots(seq_idx, found)
         y, states = torch.ops.baton.ssd(
-            *inputs, found.starts, D, dt_bias, initial, slots, *options
+            *inputs, found.starts, D, dt_bias, initial, slots, *options, True, gate
         )
         final = states.index_select(0, found.last)
         with torch.no_grad():
             varlen = _varlen_states(function, states.detach(), found.starts, cu_seqlens)
     elif seq_idx is not None and seqlen > 0:
         y, final = _document_ops.ssd(*inputs, seq_idx, D, dt_bias, initial, *options)
+        if gate is not None:
+            y = torch.ops.baton.gated_norm(y.flatten(1), gate.flatten(1), None, 0.0, 1, True)
     else:
         starts = rows.even_starts(batch, seqlen, x.device)
-        y, final = torch.ops.baton.ssd(*inputs, starts, D, dt_bias, initial, None, *options)
+        y, final = torch.ops.baton.ssd(
+            *inputs, starts, D, dt_bias, initial, None, *options, True, gate
+        )
         if return_varlen_states:
             varlen = final.new_zeros(cu_seqlens.shape[0] - 1, *final.shape[1:])
-    if z is not None:
-        gate = z.flatten(0, 1).to(compute)
-        y = torch.ops.baton.gated_norm(y, gate, None, 0.0, 1, True)
     out = y.view(x.shape).to(x.dtype)
     if return_varlen_states:
         varlen = varlen.to(C.dtype if state_dtype is None else state_dtype)
@@ -270,39 +272,61 @@ def mamba_split_conv1d_scan_combined(
     sizes = _split_sizes(function, zxbcdt, conv1d_weight, D, headdim, ngroups)
     if outproj_bias is not None and outproj_weight is None:
         raise ValueError(f"{function}: outproj_bias needs outproj_weight")
-    _checks.uses_silu(function, activation)
-    batch, seqlen, _ = zxbcdt.shape
+    silu = _checks.uses_silu(function, activation)
+    if rmsnorm_weight is not None:
+        _checks.shape_is(function, "rmsnorm_weight", rmsnorm_weight, "dim", (sizes.dim,))
     dim, keys = sizes.dim, ngroups * sizes.dstate
     halves, z, xbc, dt = zxbcdt.split([2 * sizes.mlp, dim, dim + 2 * keys, sizes.nheads], dim=-1)
-    xbc = causal_conv1d_fn(
-        xbc.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation=activation
-    ).transpose(1, 2)
-    x, B, C = xbc.split([dim, keys, keys], dim=-1)
-    z_heads = z.unflatten(2, (sizes.nheads, sizes.headdim))
-    out, final = mamba_chunk_scan_combined(
-        x.unflatten(2, (sizes.nheads, sizes.headdim)),
-        dt,
-        A,
-        B.unflatten(2, (ngroups, sizes.dstate)),
-        C.unflatten(2, (ngroups, sizes.dstate)),
-        chunk_size,
-        D=D,
-        z=z_heads if rmsnorm_weight is None else None,
-        dt_bias=dt_bias,
-        initial_states=initial_states,
-        seq_idx=seq_idx,
-        dt_softplus=True,
-        dt_limit=dt_limit,
-        return_final_states=True,
-        state_dtype=state_dtype,
-    )
-    out = out.flatten(2)
-    if rmsnorm_weight is not None:
-        _checks.shape_is(function, "rmsnorm_weight", rmsnorm_weight, "dim", (dim,))
-        out = rmsnorm_fn(
-            out, rmsnorm_weight, None, z=z, eps=rmsnorm_eps, group_size=dim // ngroups,
-            norm_before_gate=norm_before_gate,
+
+    def of_heads(xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, B, C = xbc.split([dim, keys, keys], dim=-1)
+        groups = (ngroups, sizes.dstate)
+        x = x.unflatten(2, (sizes.nheads, sizes.headdim))
+        return x, B.unflatten(2, groups), C.unflatten(2, groups)
+
+    if silu and seq_idx is None and initial_states is None and not return_final_states:
+        # One operator, whose gradient of zxbcdt is not put together from parts.
+        check_parameters(function, xbc.transpose(1, 2), conv1d_weight, conv1d_bias)
+        x, B, C = of_heads(xbc)
+        _check_scan(function, x, dt, A, B, C, chunk_size, D, None, dt_bias, None, None)
+        _check_state_dtype(function, state_dtype)
+        options = _options(function, True, dt_limit)
+        batch, seqlen, _ = zxbcdt.shape
+        compute = _checks.compute_dtype(zxbcdt)
+        parameters = (A, D, dt_bias, conv1d_weight, conv1d_bias, rmsnorm_weight)
+        A, D, dt_bias, conv1d_weight, conv1d_bias, rmsnorm_weight = (
+            _checks.as_parameter(parameter, compute) for parameter in parameters
+        )
+        rows_in = zxbcdt[..., 2 * sizes.mlp :] if sizes.mlp > 0 else zxbcdt
+        out = torch.ops.baton.mamba2_mixer(
+            rows_in.flatten(0, 1).to(compute), conv1d_weight, conv1d_bias, A,
+            rows.even_starts(batch, seqlen, zxbcdt.device), D, dt_bias, rmsnorm_weight, ngroups,
+            rmsnorm_eps, dim // ngroups, not norm_before_gate, options.dt_min, options.dt_max,
         )  # fmt: skip
+        out, final = out.view(batch, seqlen, dim).to(zxbcdt.dtype), None
+    else:
+        xbc = causal_conv1d_fn(
+            xbc.transpose(1, 2), conv1d_weight, conv1d_bias, seq_idx, activation=activation
+        ).transpose(1, 2)
+        x, B, C = of_heads(xbc)
+        out, final = mamba_chunk_scan_combined(
+            x, dt, A, B, C, chunk_size,
+            D=D,
+            z=z.unflatten(2, (sizes.nheads, sizes.headdim)) if rmsnorm_weight is None else None,
+            dt_bias=dt_bias,
+            initial_states=initial_states,
+            seq_idx=seq_idx,
+            dt_softplus=True,
+            dt_limit=dt_limit,
+            return_final_states=True,
+            state_dtype=state_dtype,
+        )  # fmt: skip
+        out = out.flatten(2)
+        if rmsnorm_weight is not None:
+            out = rmsnorm_fn(
+                out, rmsnorm_weight, None, z=z, eps=rmsnorm_eps, group_size=dim // ngroups,
+                norm_before_gate=norm_before_gate,
+            )  # fmt: skip
     if sizes.mlp > 0:
         compute = _checks.compute_dtype(halves)
         gated = torch.ops.baton.swiglu(halves.to(compute)).to(out.dtype)

@@ -58,6 +58,52 @@ def test_ssd(lengths, with_options):
 
 
 @pytest.mark.parametrize("lengths", LAYOUTS)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_gated_ssd(lengths, requires_grad):
+    inputs = make_inputs(lengths, requires_grad=requires_grad)
+    z = torch.randn_like(inputs[0]).requires_grad_(requires_grad)
+    torch.library.opcheck(torch.ops.baton.ssd.default, tuple(inputs), {"z": z})
+
+
+def make_mixer_inputs(lengths, norm, requires_grad):
+    """projected to norm_weight, and the mixer's options."""
+    starts = make_inputs(lengths)[-1]
+    conv = H * P + 2 * G * N
+    tensors = [
+        torch.randn(sum(lengths), H * P + conv + H),
+        torch.randn(conv, 4),
+        torch.randn(conv) if norm else None,
+        -torch.rand(H) - 0.1,
+        starts,
+        torch.randn(H) if norm else None,
+        torch.randn(H),
+        torch.rand(H * P) if norm else None,
+    ]
+    for i, tensor in enumerate(tensors):
+        if tensor is not None and i != 4:
+            tensor.requires_grad_(requires_grad)
+    return tensors, (G, 1e-5, H * P // G, norm == "first", 0.0, 2.0)
+
+
+@pytest.mark.parametrize("lengths", LAYOUTS)
+@pytest.mark.parametrize("norm", ["", "first", "last"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_mixer(lengths, norm, requires_grad):
+    tensors, options = make_mixer_inputs(lengths, norm, requires_grad)
+    torch.library.opcheck(torch.ops.baton.mamba2_mixer.default, (*tensors, *options))
+
+
+@pytest.mark.parametrize("lengths", LAYOUTS)
+@pytest.mark.parametrize("norm", ["", "first"])
+def test_mixer_backward(lengths, norm):
+    tensors, options = make_mixer_inputs(lengths, norm, False)
+    dout, y = torch.randn(sum(lengths), H * P), torch.randn(sum(lengths), H * P)
+    convolved = torch.randn(sum(lengths), H * P + 2 * G * N)
+    op = torch.ops.baton.mamba2_mixer_backward.default
+    torch.library.opcheck(op, (dout, y, convolved, *tensors, *options))
+
+
+@pytest.mark.parametrize("lengths", LAYOUTS)
 def test_ssd_backward(lengths):
     inputs = make_inputs(lengths, requires_grad=False)
     dfinal = make_states(len(lengths), requires_grad=False)
@@ -88,6 +134,20 @@ def test_forward_only_operators_refuse_gradients():
         torch.ops.baton.ssd_state(x, dt, A, B, starts)
     with torch.no_grad():
         torch.ops.baton.ssd_state(x, dt, A, B, starts)
+
+
+@pytest.mark.parametrize("norm", ["", "first", "last"])
+def test_gradients_of_the_mixer_by_finite_differences(norm):
+    tensors, options = make_mixer_inputs([3, 0, 2], norm, False)
+    tensors = [
+        tensor.double().requires_grad_()
+        if tensor is not None and tensor.is_floating_point()
+        else tensor
+        for tensor in tensors
+    ]
+    assert torch.autograd.gradcheck(
+        lambda *tensors: torch.ops.baton.mamba2_mixer(*tensors, *options), tensors
+    )
 
 
 def test_gradients_by_finite_differences():

@@ -163,12 +163,7 @@ def path_inputs(size, device):
 
 def our_path(size, starts, projected, conv_weight, conv_bias, dt_bias, A, D):
     """Convolution, scan and gate of what in_proj gives: z, x, B, C, dt."""
-    z, xbc, dt = projected.split((size.inner, size.conv, size.H), 1)
-    xbc, _ = ops.causal_conv1d(xbc, conv_weight, conv_bias, starts)
-    x, B, C = xbc.split((size.inner, size.G * size.N, size.G * size.N), 1)
-    B, C = (t.unflatten(1, (size.G, size.N)) for t in (B, C))
-    y, _ = ops.ssd(x.unflatten(1, (size.H, size.P)), dt, A, B, C, starts, D, dt_bias)
-    return ops.gated_norm(y.flatten(1), z, None, 1e-5, size.inner // size.G, True)
+    return ops.mamba2_mixer(projected, conv_weight, conv_bias, A, starts, D, dt_bias, None, size.G)
 
 
 def peer_path(size, chunk, projected, conv_weight, conv_bias, dt_bias, A, D):
@@ -212,7 +207,7 @@ def path_cases(size, small=None):
     forward_bytes = 2 * size.tokens * (size.projected + size.inner)
     both_bytes = 2 * size.tokens * (3 * size.projected + 2 * size.inner)
     needs = ("causal_conv1d", "ssd", "gated_norm")
-    backwards = ("causal_conv1d_backward", "ssd_backward", "gated_norm_backward")
+    backwards = ("mamba2_mixer_backward",)
     return (
         Case(f"convolution, scan, gate, {size}", needs, make, forward_of(ours),
              {name: forward_of(path) for name, path in theirs.items()}, forward_bytes,

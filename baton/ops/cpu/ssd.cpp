@@ -2,6 +2,8 @@
 // The forward scan on the CPU. By windows of chunks: all chunks' own states in parallel, a scan
 // over them, then all chunks' outputs in parallel. The split does not depend on the number of
 // threads.
+#include "baton/ops/ssd.h"
+
 #include <optional>
 #include <tuple>
 
@@ -9,6 +11,7 @@
 
 #include "baton/ops/cpu/ssd_sweep.h"
 #include "baton/ops/cpu/tile_product.h"
+#include "baton/ops/row_checks.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -211,17 +214,21 @@ std::tuple<at::Tensor, at::Tensor> ssd_cpu(
     bool dt_softplus,
     double dt_min,
     std::optional<double> dt_max,
-    bool final_states) {
+    bool final_states,
+    const OptionalTensor& z) {
   const SsdInputs inputs{
       x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
-  if (x.scalar_type() == at::kDouble) {
-    return run_forward<double, double>(inputs, start, sizes, final_states);
+  if (z) {
+    check_same("z", *z, "x", x);
   }
-  return x.scalar_type() == at::kFloat
-             ? run_forward<float, float>(inputs, start, sizes, final_states)
-             : run_forward<c10::BFloat16, float>(inputs, start, sizes, final_states);
+  auto [y, states] = x.scalar_type() == at::kDouble
+                         ? run_forward<double, double>(inputs, start, sizes, final_states)
+                     : x.scalar_type() == at::kFloat
+                         ? run_forward<float, float>(inputs, start, sizes, final_states)
+                         : run_forward<c10::BFloat16, float>(inputs, start, sizes, final_states);
+  return {z ? gate_outputs(y, *z) : y, states};
 }
 
 } // namespace

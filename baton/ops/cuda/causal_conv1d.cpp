@@ -12,6 +12,7 @@
 #include "baton/ops/cuda/causal_conv1d_arguments.cuh"
 #include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda/packs.h"
+#include "baton/ops/cuda/write_gradients.h"
 #include "baton/ops/cuda_kernels_conv.h"
 #include "baton/ops/row_checks.h"
 #include "baton/ops/tuning.h"
@@ -39,11 +40,15 @@ unsigned blocks_for(std::int64_t count) {
   return static_cast<unsigned>(count);
 }
 
+/// Whether rows lie less than 2^31 bytes apart.
+bool is_near(const at::Tensor& rows) {
+  return rows.size(0) <= 1 || rows.stride(0) * rows.element_size() <= kMostInt;
+}
+
 /// As `as_rows`, with rows less than 2^31 bytes apart.
 at::Tensor near_rows(const at::Tensor& tensor) {
   at::Tensor rows = as_rows(tensor);
-  const std::int64_t apart = rows.size(0) > 1 ? rows.stride(0) * rows.element_size() : 0;
-  return apart <= kMostInt ? rows : rows.contiguous();
+  return is_near(rows) ? rows : rows.contiguous();
 }
 
 int row_stride(const at::Tensor& rows) {
@@ -273,43 +278,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backwar
     const OptionalTensor& initial_states,
     const OptionalTensor& initial_slots_B,
     bool silu) {
-  check_causal_conv1d(
-      x_TC, weight_CK, bias_C, starts_B1.numel() - 1, initial_states, initial_slots_B);
-  check_same("dy", dy_TC, "x", x_TC);
-  ConvCall call(x_TC, weight_CK, bias_C, silu);
-  call.read_starts(starts_B1);
-  call.read_states(initial_states, initial_slots_B);
-  const at::Tensor dy = near_rows(dy_TC);
-  at::Tensor dx_TC = at::empty(x_TC.sizes(), x_TC.options());
-  ConvGradientArguments gradient{};
-  at::Tensor dfinal;
-  if (dfinal_states) {
-    dfinal = dense_final_gradient(call, *dfinal_states);
-    gradient.dfinal_states = dfinal.const_data_ptr();
-    gradient.fp32_dfinal_states = is_fp32(dfinal);
-  }
-  const std::int64_t widest = call.pack();
-  const std::int64_t pack = packs_fit(dy, widest) ? widest : 1;
-  const Launcher launcher(x_TC);
-  const ConvTuning tuning = call.tuning(launcher);
-  call.cut(pack, tuning.gradient_warps, tuning.gradient_longest_run);
-  const auto sums = x_TC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor partials =
-      at::empty({call.given.tiles, call.given.width + 1, x_TC.size(1)}, x_TC.options().dtype(sums));
-  gradient.dy = dy.const_data_ptr();
-  gradient.dy_stride = row_stride(dy);
-  gradient.dx = dx_TC.mutable_data_ptr();
-  gradient.partials = partials.mutable_data_ptr();
-  if (call.token_blocks() > 0) {
-    launcher.launch(
-        causal_conv1d_backward_kernel(x_TC.scalar_type(), pack, call.given.width, silu),
-        {.grid = {blocks_for(call.token_blocks()), 1, 1}, .block = {kConvThreads, 1, 1}},
-        call.given,
-        gradient);
-  }
-  const at::Tensor none = at::empty({0}, x_TC.options());
-  const auto [dweight, dbias] = parameter_gradients(launcher, call, partials, none);
-  return {dx_TC, dweight, dbias, initial_states ? state_gradients(launcher, call, gradient) : none};
+  CausalConv1dGradients made = write_conv_gradients(
+      dy_TC,
+      dfinal_states,
+      x_TC,
+      weight_CK,
+      bias_C,
+      starts_B1,
+      {initial_states, initial_slots_B},
+      silu,
+      at::empty(x_TC.sizes(), x_TC.options()));
+  return {made.dx_TC, made.dweight_CK, made.dbias_C, made.dinitial_states};
 }
 
 at::Tensor causal_conv1d_step_cuda(
@@ -347,6 +326,68 @@ at::Tensor causal_conv1d_step_cuda(
 }
 
 } // namespace
+
+CausalConv1dGradients write_conv_gradients(
+    const at::Tensor& dy_TC,
+    const OptionalTensor& dfinal_states,
+    const at::Tensor& x_TC,
+    const at::Tensor& weight_CK,
+    const OptionalTensor& bias_C,
+    const at::Tensor& starts_B1,
+    const CausalConv1dStates& states,
+    bool silu,
+    const at::Tensor& dx_TC) {
+  check_causal_conv1d(
+      x_TC,
+      weight_CK,
+      bias_C,
+      starts_B1.numel() - 1,
+      states.initial_states,
+      states.initial_slots_B);
+  check_same("dy", dy_TC, "x", x_TC);
+  ConvCall call(x_TC, weight_CK, bias_C, silu);
+  call.read_starts(starts_B1);
+  call.read_states(states.initial_states, states.initial_slots_B);
+  const at::Tensor dy = near_rows(dy_TC);
+  const at::Tensor dx = is_near(dx_TC) ? dx_TC : at::empty(x_TC.sizes(), x_TC.options());
+  ConvGradientArguments gradient{};
+  at::Tensor dfinal;
+  if (dfinal_states) {
+    dfinal = dense_final_gradient(call, *dfinal_states);
+    gradient.dfinal_states = dfinal.const_data_ptr();
+    gradient.fp32_dfinal_states = is_fp32(dfinal);
+  }
+  const std::int64_t widest = call.pack();
+  const std::int64_t pack = packs_fit(dy, widest) && packs_fit(dx, widest) ? widest : 1;
+  const Launcher launcher(x_TC);
+  const ConvTuning tuning = call.tuning(launcher);
+  call.cut(pack, tuning.gradient_warps, tuning.gradient_longest_run);
+  const auto sums = x_TC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor partials =
+      at::empty({call.given.tiles, call.given.width + 1, x_TC.size(1)}, x_TC.options().dtype(sums));
+  gradient.dy = dy.const_data_ptr();
+  gradient.dy_stride = row_stride(dy);
+  gradient.dx = dx.mutable_data_ptr();
+  gradient.dx_stride = row_stride(dx);
+  gradient.partials = partials.mutable_data_ptr();
+  if (call.token_blocks() > 0) {
+    launcher.launch(
+        causal_conv1d_backward_kernel(x_TC.scalar_type(), pack, call.given.width, silu),
+        {.grid = {blocks_for(call.token_blocks()), 1, 1}, .block = {kConvThreads, 1, 1}},
+        call.given,
+        gradient);
+  }
+  if (!dx.is_same(dx_TC)) {
+    dx_TC.copy_(dx);
+  }
+  const at::Tensor none = at::empty({0}, x_TC.options());
+  const auto [dweight, dbias] = parameter_gradients(launcher, call, partials, none);
+  return {
+      dx_TC,
+      dweight,
+      dbias,
+      states.initial_states ? state_gradients(launcher, call, gradient) : none};
+}
 
 TORCH_LIBRARY_IMPL(baton, CUDA, library) {
   library.impl("causal_conv1d", &causal_conv1d_cuda);

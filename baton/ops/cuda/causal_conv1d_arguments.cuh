@@ -39,9 +39,10 @@ struct ConvArguments {
 struct ConvGradientArguments {
   const void* dy;            ///< [tokens, channels]
   const void* dfinal_states; ///< [sequences, channels, width - 1], dense, or null
-  void* dx;                  ///< dense
+  void* dx;                  ///< [tokens, channels]
   void* partials;            ///< [tiles, width + 1, channels] in the type of sums; the bias last
   int dy_stride;
+  int dx_stride;
   int fp32_dfinal_states;
 };
 

@@ -223,7 +223,7 @@ __device__ void walk_back(
       {rows_of<T>(gradient.dy, gradient.dy_stride, channel),
        seen,
        places + RowsOnTheWay<T, kPack>::kPlaces * kConvThreads},
-      rows_of<T>(gradient.dx, given.channels, channel)};
+      rows_of<T>(gradient.dx, gradient.dx_stride, channel)};
   walk.begin_copies();
   inputs_before<T>(given, sequence, begin, channel, walk.inputs);
   int token = begin;

@@ -9,6 +9,7 @@
 
 #include "baton/ops/cuda/norm_launch.h"
 #include "baton/ops/cuda/pack_launch.h"
+#include "baton/ops/cuda/write_gradients.h"
 #include "baton/ops/row_checks.h"
 
 namespace baton::ops::cuda {
@@ -75,11 +76,11 @@ struct GatedGradients {
   at::Tensor y_TD;
   at::Tensor z_TD;
   at::Tensor dy;
-  at::Tensor dz;
+  at::Tensor dz_TD;
 };
 
 void launch_gate_backward(const Launcher& launcher, const GatedGradients& of) {
-  const PackRows rows = pack_rows(of.y_TD.size(1), {of.dout_TD, of.y_TD, of.z_TD});
+  const PackRows rows = pack_rows(of.y_TD.size(1), {of.dout_TD, of.y_TD, of.z_TD, of.dz_TD});
   launcher.launch(
       gate_kernels(of.y_TD.scalar_type(), rows.pack).backward,
       pack_launch(rows),
@@ -87,10 +88,11 @@ void launch_gate_backward(const Launcher& launcher, const GatedGradients& of) {
       of.y_TD.const_data_ptr(),
       of.z_TD.const_data_ptr(),
       of.dy.mutable_data_ptr(),
-      of.dz.mutable_data_ptr(),
+      of.dz_TD.mutable_data_ptr(),
       static_cast<long long>(of.dout_TD.stride(0)),
       static_cast<long long>(of.y_TD.stride(0)),
       static_cast<long long>(of.z_TD.stride(0)),
+      static_cast<long long>(of.dz_TD.stride(0)),
       static_cast<long long>(rows.rows),
       static_cast<long long>(rows.channels));
 }
@@ -103,7 +105,7 @@ at::Tensor launch_norm_backward(
     const GatedNormConfig& config) {
   const at::Tensor weight_D = weight.contiguous();
   const NormRows rows =
-      norm_rows(of.y_TD, config.group_size, {of.dout_TD, of.y_TD, of.z_TD, weight_D});
+      norm_rows(of.y_TD, config.group_size, {of.dout_TD, of.y_TD, of.z_TD, of.dz_TD, weight_D});
   const NormGradientLaunch launch =
       norm_gradient_launch(launcher, rows, 3 * of.y_TD.element_size(), of.y_TD.options());
   launcher.launch(
@@ -116,11 +118,12 @@ at::Tensor launch_norm_backward(
       of.z_TD.const_data_ptr(),
       weight_D.const_data_ptr(),
       of.dy.mutable_data_ptr(),
-      of.dz.mutable_data_ptr(),
+      of.dz_TD.mutable_data_ptr(),
       launch.partials_BD.mutable_data_ptr(),
       static_cast<long long>(of.dout_TD.stride(0)),
       static_cast<long long>(of.y_TD.stride(0)),
       static_cast<long long>(of.z_TD.stride(0)),
+      static_cast<long long>(of.dz_TD.stride(0)),
       static_cast<long long>(rows.rows),
       static_cast<int>(rows.groups),
       static_cast<int>(rows.size),
@@ -138,16 +141,28 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_cuda(
     double eps,
     std::int64_t group_size,
     bool gate_first) {
-  const GatedNormConfig config{eps, group_size, gate_first};
+  GatedNormGradients made = write_gated_norm_gradients(
+      dout, y, z, weight, {eps, group_size, gate_first}, at::empty(z.sizes(), z.options()));
+  return {made.y, made.z, made.weight};
+}
+
+} // namespace
+
+GatedNormGradients write_gated_norm_gradients(
+    const at::Tensor& dout,
+    const at::Tensor& y,
+    const at::Tensor& z,
+    const std::optional<at::Tensor>& weight,
+    const GatedNormConfig& config,
+    const at::Tensor& dz) {
   check_gated_norm(y, z, weight, config);
   check_same("dout", dout, "y", y);
   const at::Tensor dy = at::empty(y.sizes(), y.options());
-  const at::Tensor dz = at::empty(y.sizes(), y.options());
   const at::Tensor none = at::empty({0}, y.options());
   if (y.numel() == 0) {
     return {dy, dz, weight ? at::zeros(weight->sizes(), weight->options()) : none};
   }
-  const GatedGradients of{as_rows(dout), as_rows(y), as_rows(z), dy, dz};
+  const GatedGradients of{as_rows(dout), as_rows(y), as_rows(z), dy, as_rows(dz)};
   const Launcher launcher(y);
   if (!weight) {
     launch_gate_backward(launcher, of);
@@ -155,8 +170,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_cuda(
   }
   return {dy, dz, launch_norm_backward(launcher, of, *weight, config)};
 }
-
-} // namespace
 
 TORCH_LIBRARY_IMPL(baton, CUDA, library) {
   library.impl("gated_norm", &gated_norm_cuda);

@@ -101,6 +101,7 @@ struct GatedNormGradients {
   T* dy;
   T* dz;
   long long dout_stride;
+  long long dz_stride;
 
   __device__ In load(long long row, int channel) const {
     return {
@@ -143,7 +144,7 @@ struct GatedNormGradients {
   }
   __device__ void store(long long row, int channel, const Out& out) const {
     store_pack(out.y, dy + rows.dense(row, channel));
-    store_pack(out.z, dz + rows.dense(row, channel));
+    store_pack(out.z, dz + row * dz_stride + channel);
   }
 };
 
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(kMostTeamThreads, kNormTeams<2 * kPack * kPack
   run_norm<kPacks>(op, weight, {rows, groups, size, eps});
 }
 
-/// Rows of dy and dz are dense. The weight's gradient of each block goes to its row of partials.
+/// Rows of dy are dense. The weight's gradient of each block goes to its row of partials.
 template <typename T, typename W, int kPack, int kPacks, bool kGateFirst>
 __global__ void __launch_bounds__(kMostTeamThreads, kTeamsTogether<kPack * kPacks>)
     gated_norm_backward(
@@ -180,13 +181,14 @@ __global__ void __launch_bounds__(kMostTeamThreads, kTeamsTogether<kPack * kPack
         long long dout_stride,
         long long y_stride,
         long long z_stride,
+        long long dz_stride,
         long long rows,
         int groups,
         int size,
         double eps) {
   const long long channels = static_cast<long long>(groups) * size;
   const GatedNormGradients<T, kPack, kGateFirst> op{
-      {y, z, y_stride, z_stride, channels}, dout, dy, dz, dout_stride};
+      {y, z, y_stride, z_stride, channels}, dout, dy, dz, dout_stride, dz_stride};
   run_norm_gradients<kPacks>(op, weight, partials, {rows, groups, size, eps});
 }
 
@@ -223,6 +225,7 @@ struct GateGradients {
   T* dy;
   T* dz;
   long long dout_stride;
+  long long dz_stride;
 
   __device__ In load(long long row, long long channel) const {
     return {
@@ -246,7 +249,7 @@ struct GateGradients {
     narrow(of_y, out.y);
     narrow(of_z, out.z);
     store_pack(out.y, dy + rows.dense(row, channel));
-    store_pack(out.z, dz + rows.dense(row, channel));
+    store_pack(out.z, dz + row * dz_stride + channel);
   }
 };
 
@@ -273,9 +276,11 @@ __global__ void __launch_bounds__(kRowThreads, 3) gate_backward(
     long long dout_stride,
     long long y_stride,
     long long z_stride,
+    long long dz_stride,
     long long rows,
     long long channels) {
-  const GateGradients<T, kPack> op{{y, z, y_stride, z_stride, channels}, dout, dy, dz, dout_stride};
+  const GateGradients<T, kPack> op{
+      {y, z, y_stride, z_stride, channels}, dout, dy, dz, dout_stride, dz_stride};
   for_packs<kPack>(op, rows, channels);
 }
 

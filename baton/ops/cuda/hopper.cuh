@@ -6,6 +6,8 @@
 
 #include <cuda_bf16.h>
 
+#include "baton/ops/cuda/fast_math.cuh"
+
 namespace baton {
 
 /// How global memory is cut in tiles, made by the host: a CUtensorMap. A parameter of a kernel that
@@ -16,13 +18,6 @@ struct alignas(64) TileMap {
 
 __device__ inline unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-
-/// 2 to the x, 0 for what is smaller than any normal number.
-__device__ inline float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /// `threads` threads of the block, whole warps, come here before any of them goes on. Not id 0,
@@ -92,6 +87,14 @@ load_tile(void* to, const TileMap& map, int column, int row, SharedBarrier& barr
       "r"(row),
       "r"(shared_address(&barrier.state))
       : "memory");
+}
+
+/// Brings a tile as near as the cache that all multiprocessors share.
+__device__ inline void prefetch_tile(const TileMap& map, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];\n" ::"l"(&map),
+               "r"(column),
+               "r"(row)
+               : "memory");
 }
 
 /// Starts the copy of a tile back.

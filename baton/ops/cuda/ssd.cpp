@@ -9,6 +9,7 @@
 
 #include "baton/ops/cuda/ssd_hopper.h"
 #include "baton/ops/cuda/ssd_sweep.h"
+#include "baton/ops/row_checks.h"
 
 namespace baton::ops::cuda {
 namespace {
@@ -47,8 +48,12 @@ void launch_forward(
       leaving);
 }
 
-std::tuple<at::Tensor, at::Tensor>
-run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes, bool final_states) {
+std::tuple<at::Tensor, at::Tensor> run_forward(
+    const SsdInputs& in,
+    const SsdStart& start,
+    const SsdSizes& sizes,
+    bool final_states,
+    const OptionalTensor& z_THP) {
   const SsdTokens x(in.x_THP);
   const SsdTokens B(in.B_TGN);
   const SsdTokens C(in.C_TGN);
@@ -77,12 +82,14 @@ run_forward(const SsdInputs& in, const SsdStart& start, const SsdSizes& sizes, b
   }
   const SsdForwardInputs inputs{x.rows, B.rows, C.rows, skip.inputs, incoming.states};
   float* leaving = final_states ? states.mutable_data_ptr<float>() : nullptr;
-  if (hopper) {
-    launch_hopper_forward(launcher, plan, time, inputs, y, leaving);
-  } else {
+  if (!hopper) {
     launch_forward(launcher, plan, time, inputs, y, leaving);
+    return {z_THP ? gate_outputs(y, *z_THP) : y, states};
   }
-  return {y, states};
+  const std::optional<SsdTokens> z = z_THP ? std::optional<SsdTokens>(*z_THP) : std::nullopt;
+  const bool gates = z && z->rows.packed;
+  launch_hopper_forward(launcher, plan, time, inputs, gates ? &z->rows : nullptr, y, leaving);
+  return {z && !gates ? gate_outputs(y, *z_THP) : y, states};
 }
 
 std::tuple<at::Tensor, at::Tensor> ssd_cuda(
@@ -99,13 +106,17 @@ std::tuple<at::Tensor, at::Tensor> ssd_cuda(
     bool dt_softplus,
     double dt_min,
     std::optional<double> dt_max,
-    bool final_states) {
+    bool final_states,
+    const OptionalTensor& z) {
   const SsdInputs inputs{
       x, dt, A, B, C, starts, D, {dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)}};
   const SsdStart start{initial_states, initial_slots};
   const SsdSizes sizes = checked_ssd_inputs(inputs, start);
   check_devices(inputs, start);
-  return run_forward(inputs, start, sizes, final_states);
+  if (z) {
+    check_same("z", *z, "x", x);
+  }
+  return run_forward(inputs, start, sizes, final_states, z);
 }
 
 } // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <tuple>
 
@@ -16,6 +17,7 @@
 #include "baton/ops/cuda/ssd_hopper.h"
 #include "baton/ops/cuda/ssd_plan.h"
 #include "baton/ops/cuda/ssd_sweep.h"
+#include "baton/ops/cuda/write_gradients.h"
 #include "baton/ops/cuda_kernels_ssd_backward.h"
 #include "baton/ops/ssd_gradient_checks.h"
 
@@ -38,9 +40,38 @@ std::int64_t pieces(std::int64_t size, std::int64_t piece) {
   return (size + piece - 1) / piece;
 }
 
-Tensor like(const Tensor& tensor) {
-  return at::empty(tensor.sizes(), tensor.options());
-}
+/// Where a gradient [T, A, B] goes, in a form that kernels write: it itself where its tokens lie
+/// dense and whole granules apart, else a dense tensor that `finish` copies there.
+class Place {
+ public:
+  explicit Place(const Tensor& wanted)
+      : wanted_(wanted),
+        written_(fits(wanted) ? wanted : at::empty(wanted.sizes(), wanted.options())) {}
+
+  void* data() const { return written_.mutable_data_ptr(); }
+  int stride() const {
+    return static_cast<int>(
+        written_.size(0) > 1 ? written_.stride(0) : written_.size(1) * written_.size(2));
+  }
+  const Tensor& written() const { return written_; }
+  void finish() const {
+    if (!written_.is_same(wanted_)) {
+      wanted_.copy_(written_);
+    }
+  }
+
+ private:
+  static bool fits(const Tensor& tensor) {
+    if (tensor.is_contiguous() && tensor.storage_offset() == 0) {
+      return true;
+    }
+    const SsdTokens tokens(tensor);
+    return tokens.owner.is_same(tensor) && tokens.rows.packed &&
+           tensor.stride(0) * kSsdChunk <= std::numeric_limits<std::int32_t>::max();
+  }
+
+  Tensor wanted_, written_;
+};
 
 /// One call's inputs, in the form in which kernels read them.
 struct Operands {
@@ -58,7 +89,8 @@ struct Operands {
 
 /// What is made in fp32 is cast to its input's dtype at the end.
 struct Gradients {
-  Tensor dx, ddt, dB, dC;
+  Place dx, dB, dC;
+  Tensor ddt;           ///< [T, H], neighbours in a token, in the dtype that kernels read
   Tensor dA, dbias, dD; ///< fp32; dD may be empty
 };
 
@@ -87,7 +119,8 @@ std::int64_t choose_parts(const SsdPlan& plan) {
   return std::max(parts, std::min(heads, pieces(kFewBlocks, blocks)));
 }
 
-void add_parts(const Launcher& launcher, const Tensor& parts, const Tensor& out) {
+void add_parts(const Launcher& launcher, const Tensor& parts, const Place& place) {
+  const Tensor& out = place.written();
   if (out.numel() > 0) {
     const SsdKernel kernel = ssd_add_parts_kernel(out.scalar_type());
     launch(
@@ -97,7 +130,9 @@ void add_parts(const Launcher& launcher, const Tensor& parts, const Tensor& out)
         parts.const_data_ptr<float>(),
         out.mutable_data_ptr(),
         static_cast<long long>(out.numel()),
-        static_cast<int>(parts.size(0)));
+        static_cast<int>(parts.size(0)),
+        static_cast<int>(out.size(1) * out.size(2)),
+        place.stride());
   }
 }
 
@@ -159,9 +194,12 @@ Tensor chunk_gradients(
       kMostBlocks,
       " groups, got ",
       sizes.G);
-  const auto sum_of = [&](const Tensor& gradient) {
-    return parts == 1 ? gradient
+  const auto sum_of = [&](const Place& gradient) {
+    return parts == 1 ? gradient.written()
                       : at::empty({parts, sizes.T, sizes.G, sizes.N}, plan.state_options);
+  };
+  const auto stride_of = [&](const Place& gradient) {
+    return parts == 1 ? gradient.stride() : static_cast<int>(sizes.G * sizes.N);
   };
   const Tensor dB = sum_of(gradients.dB);
   const Tensor dC = sum_of(gradients.dC);
@@ -172,9 +210,12 @@ Tensor chunk_gradients(
       launcher,
       operands,
       states,
-      {gradients.dx.mutable_data_ptr(),
+      {gradients.dx.data(),
        dB.mutable_data_ptr(),
        dC.mutable_data_ptr(),
+       gradients.dx.stride(),
+       stride_of(gradients.dB),
+       stride_of(gradients.dC),
        sizes.T,
        static_cast<int>(parts),
        static_cast<int>(owners),
@@ -206,6 +247,7 @@ void time_gradients(
       static_cast<int>(token_sums.size(3)),
       SsdTimeGradients{
           gradients.ddt.mutable_data_ptr(),
+          gradients.ddt.stride(0),
           chunk_sums.mutable_data_ptr<float>(),
           skip_columns,
           operands.skip_per_channel()});
@@ -277,6 +319,36 @@ run_backward(const Launcher& launcher, const Operands& operands, const Gradients
                                         : Tensor();
 }
 
+Operands operands_of(
+    const Launcher& launcher,
+    const Tensor& dy,
+    const OptionalTensor& dfinal_states,
+    const SsdInputs& in,
+    const SsdStart& start,
+    const SsdSizes& sizes) {
+  const auto source = [](const OptionalTensor& states, const OptionalTensor& slots) {
+    return states.has_value() ? SsdSource(*states, slots) : SsdSource();
+  };
+  const SsdStream stream = join_short_sequences(
+      launcher, in.starts, sizes, start.states_SHPN.has_value() || dfinal_states.has_value());
+  const SsdTokens slopes(dy);
+  const SsdTokens x(in.x_THP);
+  const SsdTokens keys(in.B_TGN);
+  const SsdTokens queries(in.C_TGN);
+  return {
+      takes_hopper(launcher, in.x_THP.scalar_type(), sizes, {&slopes, &x, &keys, &queries}),
+      // Both walks run at once.
+      SsdPlan(in.x_THP, stream.starts, stream.sizes, SsdPlan::kOneBlockEach / 2),
+      slopes,
+      x,
+      keys,
+      queries,
+      SsdTime(in.dt_TH, in.A_H, in.time_step, stream.marks),
+      SsdSkip(in.D),
+      source(start.states_SHPN, start.slots_B),
+      source(dfinal_states, std::nullopt)};
+}
+
 Gradients8 ssd_backward_cuda(
     const Tensor& dy,
     const OptionalTensor& dfinal_states,
@@ -294,63 +366,71 @@ Gradients8 ssd_backward_cuda(
     double dt_min,
     std::optional<double> dt_max) {
   const SsdTimeStep time_step{dt_bias, dt_softplus, dt_min, dt_max.value_or(kNoTimeStepLimit)};
-  const SsdSizes sizes =
-      checked_ssd_inputs({x, dt, A, B, C, starts, D, time_step}, {initial_states, initial_slots});
-  check_ssd_gradients(dy, dfinal_states, x, sizes);
-  const auto source = [](const OptionalTensor& states, const OptionalTensor& slots) {
-    return states.has_value() ? SsdSource(*states, slots) : SsdSource();
+  const auto like = [](const Tensor& tensor) {
+    return at::empty(tensor.sizes(), tensor.options());
   };
-  const Launcher launcher(x);
-  const SsdStream stream = join_short_sequences(
-      launcher, starts, sizes, initial_states.has_value() || dfinal_states.has_value());
-  const SsdTokens slopes(dy);
-  const SsdTokens inputs(x);
-  const SsdTokens keys(B);
-  const SsdTokens queries(C);
-  const bool hopper =
-      takes_hopper(launcher, x.scalar_type(), sizes, {&slopes, &inputs, &keys, &queries});
-  const Operands operands{
-      hopper,
-      SsdPlan(x, stream.starts, stream.sizes, SsdPlan::kOneBlockEach / 2), // both walks at once
-      slopes,
-      inputs,
-      keys,
-      queries,
-      SsdTime(dt, A, time_step, stream.marks),
-      SsdSkip(D),
-      source(initial_states, initial_slots),
-      source(dfinal_states, std::nullopt)};
-  const at::TensorOptions& fp32 = operands.plan.state_options;
-  const Tensor none = at::empty({0}, fp32);
-  const Gradients gradients{
-      like(x),
-      like(operands.time.dt),
-      like(B),
-      like(C),
-      at::zeros({sizes.H}, fp32),
-      at::zeros({sizes.H}, fp32),
-      D.has_value() ? at::zeros(D->sizes(), fp32) : none};
-  Tensor dinitial;
-  if (sizes.B > 0) {
-    dinitial = run_backward(launcher, operands, gradients);
-  } else if (initial_states.has_value()) {
-    dinitial = at::zeros(initial_states->sizes(), fp32);
-  }
-  const auto if_given = [&](const OptionalTensor& tensor, const Tensor& gradient) {
-    return tensor.has_value() ? gradient.to(tensor->scalar_type()) : at::empty({0}, x.options());
-  };
+  SsdGradients made = write_ssd_gradients(
+      dy,
+      dfinal_states,
+      {x, dt, A, B, C, starts, D, time_step},
+      {initial_states, initial_slots},
+      {like(x), like(dt), {}, like(B), like(C), {}, {}, {}});
   return {
-      gradients.dx,
-      gradients.ddt.to(dt.scalar_type()),
-      gradients.dA.to(A.scalar_type()),
-      gradients.dB,
-      gradients.dC,
-      if_given(D, gradients.dD),
-      if_given(dt_bias, gradients.dbias),
-      if_given(initial_states, dinitial)};
+      made.dx_THP,
+      made.ddt_TH,
+      made.dA_H,
+      made.dB_TGN,
+      made.dC_TGN,
+      made.dD,
+      made.ddt_bias_H,
+      made.dinitial_states_SHPN};
 }
 
 } // namespace
+
+SsdGradients write_ssd_gradients(
+    const Tensor& dy,
+    const OptionalTensor& dfinal_states,
+    const SsdInputs& in,
+    const SsdStart& start,
+    SsdGradients made) {
+  const SsdSizes sizes = checked_ssd_inputs(in, start);
+  check_ssd_gradients(dy, dfinal_states, in.x_THP, sizes);
+  const Launcher launcher(in.x_THP);
+  const Operands operands = operands_of(launcher, dy, dfinal_states, in, start, sizes);
+  const at::TensorOptions& fp32 = operands.plan.state_options;
+  const Tensor& dt = operands.time.dt;
+  const bool as_read = dt.scalar_type() == made.ddt_TH.scalar_type();
+  const Gradients gradients{
+      Place(made.dx_THP),
+      Place(made.dB_TGN),
+      Place(made.dC_TGN),
+      as_read ? made.ddt_TH : at::empty(dt.sizes(), dt.options()),
+      at::zeros({sizes.H}, fp32),
+      at::zeros({sizes.H}, fp32),
+      in.D.has_value() ? at::zeros(in.D->sizes(), fp32) : at::empty({0}, fp32)};
+  Tensor dinitial;
+  if (sizes.B > 0) {
+    dinitial = run_backward(launcher, operands, gradients);
+  } else if (start.states_SHPN.has_value()) {
+    dinitial = at::zeros(start.states_SHPN->sizes(), fp32);
+  }
+  for (const Place* place : {&gradients.dx, &gradients.dB, &gradients.dC}) {
+    place->finish();
+  }
+  if (!as_read) {
+    made.ddt_TH.copy_(gradients.ddt);
+  }
+  const auto if_given = [&](const OptionalTensor& tensor, const Tensor& gradient) {
+    return tensor.has_value() ? gradient.to(tensor->scalar_type())
+                              : at::empty({0}, in.x_THP.options());
+  };
+  made.dA_H = gradients.dA.to(in.A_H.scalar_type());
+  made.dD = if_given(in.D, gradients.dD);
+  made.ddt_bias_H = if_given(in.time_step.bias_H, gradients.dbias);
+  made.dinitial_states_SHPN = if_given(start.states_SHPN, dinitial);
+  return made;
+}
 
 TORCH_LIBRARY_IMPL(baton, CUDA, library) {
   library.impl("ssd_backward", &ssd_backward_cuda);

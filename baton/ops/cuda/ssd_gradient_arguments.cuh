@@ -68,12 +68,16 @@ struct SsdGradientInputs {
   SsdSkipInputs D;
 };
 
-/// Dense. The heads of a group are shared by `parts` blocks; a block has at most kSsdOwnSlices
-/// slices of B and C, so that wide states take several blocks, `owners`.
+/// Dense within a token; strides, in elements, are from one to the next. The heads of a group are
+/// shared by `parts` blocks; a block has at most kSsdOwnSlices slices of B and C, so that wide
+/// states take several blocks, `owners`.
 struct SsdGradientOutputs {
   void* dx;    ///< [T, H, P], of the activations' dtype
   void* dkeys; ///< [T, G, N], of the activations' dtype; with several parts fp32 [parts, T, G, N]
   void* dqueries; ///< likewise
+  int dx_stride;  ///< of at most 2^31 - 1 elements in a chunk, as all three
+  int dkeys_stride;
+  int dqueries_stride;
   long long tokens;
   int parts;
   int owners;
@@ -81,9 +85,10 @@ struct SsdGradientOutputs {
                      ///< first only the first two sums
 };
 
-/// The gradients of time steps, dense, and what chunks leave for the sums over all tokens.
+/// The gradients of time steps, and what chunks leave for the sums over all tokens.
 struct SsdTimeGradients {
-  void* ddt;         ///< [T, H], of dt's dtype
+  void* ddt; ///< [T, H], of dt's dtype
+  long long ddt_stride;
   float* chunk_sums; ///< [chunks, 2 H + D_columns]: a chunk's part of dA, of ddt_bias, and of dD
   int D_columns;     ///< H P where D is per channel, H where it is per head, 0 without D
   bool D_per_channel;

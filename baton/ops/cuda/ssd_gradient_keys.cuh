@@ -206,20 +206,20 @@ struct SsdKeyGradients {
           right(block.keys(slice, 0), 0, place.column));
       const int n = (kOwner * kSsdOwnSlices + slice) * kSsdGradientColumns + place.column;
       if (block.out.parts == 1) {
-        write(static_cast<T*>(block.out.dkeys), dkeys[slice], n);
-        write(static_cast<T*>(block.out.dqueries), dqueries[slice], n);
+        write(static_cast<T*>(block.out.dkeys), block.out.dkeys_stride, dkeys[slice], n);
+        write(static_cast<T*>(block.out.dqueries), block.out.dqueries_stride, dqueries[slice], n);
       } else {
-        write(static_cast<float*>(block.out.dkeys), dkeys[slice], n);
-        write(static_cast<float*>(block.out.dqueries), dqueries[slice], n);
+        write(static_cast<float*>(block.out.dkeys), block.out.dkeys_stride, dkeys[slice], n);
+        write(
+            static_cast<float*>(block.out.dqueries), block.out.dqueries_stride, dqueries[slice], n);
       }
     }
   }
 
   template <typename Out>
-  __device__ void write(Out* to, SsdWarpBlock& sums, int n) {
+  __device__ void write(Out* to, int stride, SsdWarpBlock& sums, int n) {
     constexpr int kGranule = 16 / static_cast<int>(sizeof(Out));
     const long long N = block.layout.state_dim;
-    const int stride = block.layout.groups * block.layout.state_dim;
     const long long token =
         block.work().part * block.out.tokens + block.work().chunk.first + place.row;
     store_rows(

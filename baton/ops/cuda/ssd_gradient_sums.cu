@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kSsdTokenHeads* kWarpThreads, kTokenBlocks) ss
     if (first_head + of_block < layout.heads) {
       const float gradient = gradients[i / kSsdTokenHeads][of_block];
       const long long at =
-          (chunk.first + i / kSsdTokenHeads) * layout.heads + first_head + of_block;
+          (chunk.first + i / kSsdTokenHeads) * out.ddt_stride + first_head + of_block;
       if (time.dt_is_fp32) {
         static_cast<float*>(out.ddt)[at] = gradient;
       } else {
@@ -125,17 +125,18 @@ __global__ void __launch_bounds__(kSsdSumWarps* kWarpThreads) ssd_sum_chunks(
   }
 }
 
-/// out = the sum over `parts` of parts [parts, size], of B's gradient and then of C's.
+/// out = the sum over `parts` of parts [parts, size], of B's gradient or of C's. Of out, `columns`
+/// lie side by side, `stride` behind those before them.
 template <typename T>
 __global__ void __launch_bounds__(kSsdAddThreads)
-    ssd_add_parts(const float* parts, T* out, long long size, int count) {
+    ssd_add_parts(const float* parts, T* out, long long size, int count, int columns, int stride) {
   const long long at = static_cast<long long>(blockIdx.x) * kSsdAddThreads + threadIdx.x;
   if (at < size) {
     float sum = 0;
     for (int part = 0; part < count; ++part) {
       sum += parts[part * size + at];
     }
-    out[at] = static_cast<T>(sum);
+    out[at / columns * stride + at % columns] = static_cast<T>(sum);
   }
 }
 

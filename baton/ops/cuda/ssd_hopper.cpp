@@ -56,10 +56,12 @@ void launch_hopper_forward(
     const SsdPlan& plan,
     const SsdTime& time,
     const SsdForwardInputs& inputs,
+    const SsdRows* z,
     at::Tensor& y,
     float* leaving) {
-  const SsdKernel kernel = ssd_hopper_kernel(plan.sizes.N);
+  const SsdKernel kernel = ssd_hopper_kernel(plan.sizes.N, z != nullptr);
   const Maps maps{plan.sizes};
+  const jit::TileMap y_map = maps.dense_values(y.const_data_ptr());
   launcher.launch(
       kernel.spec,
       shape_of(kernel, plan.blocks()),
@@ -71,7 +73,8 @@ void launch_hopper_forward(
       maps.values(inputs.x),
       maps.keys(inputs.B),
       maps.keys(inputs.C),
-      maps.dense_values(y.const_data_ptr()));
+      y_map,
+      z == nullptr ? y_map : maps.values(*z));
 }
 
 void launch_hopper_sweep(
@@ -127,7 +130,7 @@ void launch_hopper_gradients(
       maps.values(operands.dy.rows),
       maps.keys(operands.keys.rows),
       maps.keys(operands.queries.rows),
-      maps.dense_values(outputs.dx));
+      maps.values({outputs.dx, outputs.dx_stride, true}));
 }
 
 } // namespace baton::ops::cuda

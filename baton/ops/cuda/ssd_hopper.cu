@@ -4,6 +4,8 @@
 // chunk's tokens up to i:
 //   y_i = exp(l_i) h C_i + sum_{j <= i} (C_i . B_j) exp(l_i - l_j) dt_j x_j + D x_i
 //   h <- exp(l_last) h + sum_j dt_j exp(l_last - l_j) x_j B_j^T
+// and, gated, y_i silu(z_i) in place of y_i.
+#include "baton/ops/cuda/gates.cuh"
 #include "baton/ops/cuda/shared_memory.cuh"
 #include "baton/ops/cuda/ssd_hopper.cuh"
 
@@ -22,13 +24,14 @@ struct SsdHopperShared {
   };
   Stage stages[kStages];
   Panel state[kPanels]; ///< [P, N], rounded: what comes into the chunk
-  Panel y;
+  Panel y;              ///< gated, first z
   SsdTimes<kSsdChunk> times[kStages];
   float D[kHeadColumns];
   float* leaving; ///< where the state goes at the end: kept here for want of registers; or null
   SharedBarrier full[kStages];  ///< the tiles of a stage have come
   SharedBarrier timed[kStages]; ///< its time steps are there
   SharedBarrier empty[kStages]; ///< both are done with
+  SharedBarrier gate;           ///< z has come
 };
 
 static_assert(
@@ -38,7 +41,7 @@ static_assert(
 constexpr int kConsumerBarrier = 1;
 
 /// The threads that multiply: warp w holds rows 16 w to 16 w + 15 of every product.
-template <int kN>
+template <int kN, bool kGated>
 struct SsdHopperConsumer {
   using Shared = SsdHopperShared<kN>;
   static constexpr int kQ = kSsdChunk;
@@ -115,21 +118,44 @@ struct SsdHopperConsumer {
     }
   }
 
-  /// y + D x, rounded, into the tile of y.
+  /// Starts the copy of a chunk's z to where its y goes, once what was there has been read. One
+  /// thread.
+  __device__ void bring_gate(int chunk, int head, const TileMap& z_map) {
+    wait_for_stores();
+    shared.gate.arrive_expecting(sizeof(shared.y));
+    load_tile(
+        shared.y,
+        z_map,
+        head * kHeadColumns,
+        static_cast<int>(segment.first) + chunk * kQ,
+        shared.gate);
+  }
+
+  /// y + D x, gated if so, rounded, into the tile of y.
   __device__ void put_outputs(int chunk) {
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       unsigned skipped[4];
       load_tiles(skipped, shared.stages[chunk % 2].x + tiles_row(n));
+      unsigned gates[4] = {};
+      if constexpr (kGated) {
+        load_tiles(gates, shared.y + tiles_row(n));
+      }
       unsigned rounded[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float2 D =
             *reinterpret_cast<const float2*>(&shared.D[(n + i / 2) * 8 + group_pair()]);
         const float(&columns)[4] = y[n + i / 2];
-        rounded[i] = pack_bf16(
+        float2 out = {
             fmaf(D.x, unpack_bf16(skipped[i]).x, columns[i % 2 * 2]),
-            fmaf(D.y, unpack_bf16(skipped[i]).y, columns[i % 2 * 2 + 1]));
+            fmaf(D.y, unpack_bf16(skipped[i]).y, columns[i % 2 * 2 + 1])};
+        if constexpr (kGated) {
+          const float2 z = unpack_bf16(gates[i]);
+          out.x *= z.x * sigmoid(z.x);
+          out.y *= z.y * sigmoid(z.y);
+        }
+        rounded[i] = pack_bf16(out.x, out.y);
       }
       store_tiles(rounded, shared.y + tiles_row(n));
     }
@@ -144,8 +170,12 @@ struct SsdHopperConsumer {
     }
   }
 
-  __device__ void
-  walk(const SsdLayout& layout, int head, __nv_bfloat16* out, const TileMap& y_map) {
+  __device__ void walk(
+      const SsdLayout& layout,
+      int head,
+      __nv_bfloat16* out,
+      const TileMap& y_map,
+      const TileMap& z_map) {
     put_state();
     if (chunks == 0) {
       return;
@@ -161,6 +191,9 @@ struct SsdHopperConsumer {
       start_outputs(chunk);
       shared.timed[chunk % 2].wait(chunk / 2 % 2);
       weigh(times);
+      if (kGated && threadIdx.x == 0) {
+        bring_gate(chunk, head, z_map);
+      }
       const float from_start[2] = {
           times.from_start[group_row()], times.from_start[group_row() + 8]};
       wait_for_products<0>();
@@ -197,10 +230,12 @@ struct SsdHopperConsumer {
       }
       wait_for_products<1>();
       start_scores(next);
-      if (threadIdx.x == 0) {
+      if constexpr (kGated) {
+        shared.gate.wait(chunk % 2);
+      } else if (threadIdx.x == 0) {
         wait_for_stores();
       }
-      named_barrier(kConsumerBarrier, kWarpgroup); // the tile of y has been read
+      named_barrier(kConsumerBarrier, kWarpgroup); // the tiles of y and of the state have been read
       put_outputs(chunk);
       wait_for_products<1>();
       put_state();
@@ -221,7 +256,7 @@ struct SsdHopperConsumer {
 };
 
 /// Starts the copies of a chunk's tiles as soon as their stage is free. One thread.
-template <int kN>
+template <int kN, bool kGated>
 __device__ void bring_tiles(
     SsdHopperShared<kN>& shared,
     const SsdSegment& segment,
@@ -230,7 +265,8 @@ __device__ void bring_tiles(
     int group,
     const TileMap& x_map,
     const TileMap& B_map,
-    const TileMap& C_map) {
+    const TileMap& C_map,
+    const TileMap& z_map) {
   using Shared = SsdHopperShared<kN>;
   for (int chunk = 0; chunk < chunks; ++chunk) {
     auto& stage = shared.stages[chunk % 2];
@@ -245,12 +281,16 @@ __device__ void bring_tiles(
       load_tile(stage.B[panel], B_map, group * kN + panel * 64, row, full);
     }
     load_tile(stage.x, x_map, head * 64, row, full);
+    if constexpr (kGated) {
+      prefetch_tile(z_map, head * 64, row);
+    }
   }
 }
 
 /// One block for a head in a segment: block segment H + head. Four warps multiply, two keep time
 /// and one thread brings tiles. states, if not null, receives the state that leaves each sequence.
-template <int kN>
+/// Gated, y is multiplied by silu(z).
+template <int kN, bool kGated>
 __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     SsdLayout layout,
     SsdTimeInputs time,
@@ -260,7 +300,8 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     const __grid_constant__ TileMap x_map,
     const __grid_constant__ TileMap B_map,
     const __grid_constant__ TileMap C_map,
-    const __grid_constant__ TileMap y_map) {
+    const __grid_constant__ TileMap y_map,
+    const __grid_constant__ TileMap z_map) {
   using Shared = SsdHopperShared<kN>;
   Shared& shared = hopper_shared<Shared>(dynamic_shared());
   const int head = blockIdx.x % layout.heads;
@@ -276,6 +317,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
       shared.timed[i].start(kWarpThreads);
       shared.empty[i].start(1);
     }
+    shared.gate.start(1);
     publish_barriers();
     shared.leaving = states != nullptr && ends_walk(layout, segment, /*reverse=*/false)
                          ? state_at(states, layout, segment.sequence, head, 0, 0)
@@ -292,7 +334,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     take_registers<208>();
     const int channel = static_cast<int>(threadIdx.x) / kWarpThreads * 16;
     WarpSums<16, kN> initial = load_state<16, kN>(in.incoming, layout, number, head, channel, 0);
-    SsdHopperConsumer<kN> consumer{shared, segment, chunks};
+    SsdHopperConsumer<kN, kGated> consumer{shared, segment, chunks};
 #pragma unroll
     for (int n = 0; n < kN / 8; ++n) {
 #pragma unroll
@@ -300,7 +342,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
         consumer.state[n][i] = initial.values[0][n][i];
       }
     }
-    consumer.walk(layout, head, y, y_map);
+    consumer.walk(layout, head, y, y_map, z_map);
     if (shared.leaving != nullptr) {
 #pragma unroll
       for (int n = 0; n < kN / 8; ++n) {
@@ -319,7 +361,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     keep_time(shared, time, segment, head, warp, /*reverse=*/false);
   } else if (threadIdx.x == kHopperThreads - 1) {
     const int group = head / (layout.heads / layout.groups);
-    bring_tiles(shared, segment, chunks, head, group, x_map, B_map, C_map);
+    bring_tiles<kN, kGated>(shared, segment, chunks, head, group, x_map, B_map, C_map, z_map);
   }
 }
 

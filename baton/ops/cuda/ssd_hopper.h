@@ -23,12 +23,14 @@ bool takes_hopper(
     const SsdSizes& sizes,
     std::initializer_list<const SsdTokens*> tokens);
 
-/// The forward scan into y [T, H, P]. `leaving`, if not null, receives what leaves each sequence.
+/// The forward scan into y [T, H, P], times silu(z) where z is not null. `leaving`, if not null,
+/// receives what leaves each sequence.
 void launch_hopper_forward(
     const Launcher& launcher,
     const SsdPlan& plan,
     const SsdTime& time,
     const SsdForwardInputs& inputs,
+    const SsdRows* z,
     at::Tensor& y,
     float* leaving);
 

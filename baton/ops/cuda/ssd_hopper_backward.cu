@@ -217,7 +217,9 @@ __global__ void __launch_bounds__(kHopperGradientThreads, 1) ssd_hopper_gradient
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (role == 0) {
     take_registers<224>();
-    SsdHopperInputGradients<kN>{shared, layout, static_cast<__nv_bfloat16*>(out.dx), dx_map}.run();
+    SsdHopperInputGradients<kN>{
+        shared, layout, static_cast<__nv_bfloat16*>(out.dx), out.dx_stride, dx_map}
+        .run();
   } else if (role == 1) {
     take_registers<224>();
     SsdHopperKeyGradients<kN>{shared, layout, out}.run();

@@ -15,6 +15,7 @@ struct SsdHopperInputGradients {
   SsdHopperGradientShared<kN>& shared;
   const SsdLayout& layout;
   __nv_bfloat16* dx;
+  int stride; ///< of dx, from a token to the next
   const TileMap& dx_map;
   SsdHopperTurn at;
   int thread = 0;               ///< renewed at every head
@@ -226,7 +227,6 @@ struct SsdHopperInputGradients {
   __device__ void store_inputs(const SsdHopperItem& item, int head) const {
     const long long token = item.chunk.first;
     if (item.chunk.tokens < kSsdChunk) {
-      const long long stride = static_cast<long long>(layout.heads) * kHeadColumns;
       __nv_bfloat16* to = dx + token * stride + head * kHeadColumns;
       for (int i = group_thread(); i < item.chunk.tokens * 8; i += kWarpgroup) {
         *reinterpret_cast<uint4*>(to + i / 8 * stride + i % 8 * 8) =

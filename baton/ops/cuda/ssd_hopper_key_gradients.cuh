@@ -249,12 +249,19 @@ struct SsdHopperKeyGradients {
   template <typename Out>
   __device__ void write(const SsdHopperItem& item) {
     thread = renewed(group_thread());
-    const int stride = layout.groups * kN;
-    const long long at = (item.part * out.tokens + item.chunk.first + row(0)) * stride +
-                         item.group * kN + group_pair(thread);
+    const long long token = item.part * out.tokens + item.chunk.first + row(0);
+    const int column = item.group * kN + group_pair(thread);
     const int rows = item.chunk.tokens - row(0);
-    write_rows(static_cast<Out*>(out.dkeys) + at, dkeys, stride, rows);
-    write_rows(static_cast<Out*>(out.dqueries) + at, dqueries, stride, rows);
+    write_rows(
+        static_cast<Out*>(out.dkeys) + token * out.dkeys_stride + column,
+        dkeys,
+        out.dkeys_stride,
+        rows);
+    write_rows(
+        static_cast<Out*>(out.dqueries) + token * out.dqueries_stride + column,
+        dqueries,
+        out.dqueries_stride,
+        rows);
   }
 
   /// The first of this thread's rows begins at `to`; `rows` are left from there on.
