@@ -332,7 +332,7 @@ struct SsdInputGradients {
         }
       }
     }
-    const int stride = block.out.dx_stride;
+    const int stride = renewed(block.out.dx_stride);
     store_rows(
         du,
         static_cast<T*>(block.out.dx) + (block.work().chunk.first + place.row) * stride +
