@@ -11,17 +11,18 @@ namespace baton::ops {
 namespace {
 
 constexpr std::int64_t kMostStateDim = 256;
-constexpr std::int64_t kSweepStages = 3; // as in ssd_sweep.cu
-constexpr std::int64_t kWarpRows = 16;   // of a state or of weights, that a warp takes
-constexpr std::int64_t kSweepHalves = 2; // of a state's columns, each in a warp of its own
-constexpr std::int64_t kLineBytes = 128; // a step has as many tokens as a line has values
+constexpr std::int64_t kSweepStages = 3;    // as in ssd_sweep.cu
+constexpr std::int64_t kWarpRows = 16;      // of a state, that a warp takes
+constexpr std::int64_t kForwardWarps = 4;   // that multiply, as in ssd.cu
+constexpr std::int64_t kAttendantWarps = 2; // of forward and sweep: one keeps time, one copies
+constexpr std::int64_t kLineBytes = 128;    // a step has as many tokens as a line has values
 constexpr std::int64_t kGranuleBytes = 16;
 constexpr unsigned kStepThreads = 64; // as in ssd_step.cu
 
-// Registers of a thread where one block of 256 threads has a multiprocessor for itself, where two
-// share it, and where four do.
+// Registers of a thread where one block of 192 threads has a multiprocessor for itself, and where
+// two share it; and where four of 256 do.
 constexpr int kForOneBlock = 255;
-constexpr int kForTwoBlocks = 128;
+constexpr int kForTwoBlocks = 168;
 constexpr int kForFourBlocks = 64;
 constexpr int kForTenStepBlocks = 96; // of kStepThreads
 
@@ -58,12 +59,13 @@ SsdTile ssd_tile(std::int64_t P, std::int64_t N) {
 
 SsdKernel ssd_forward_kernel(c10::ScalarType activation, SsdTile tile) {
   const std::int64_t tokens = tokens_of_step(activation);
-  const std::int64_t stage = tile_bytes(activation, tokens, tile.channels) +
-                             2 * tile_bytes(activation, tokens, tile.state_dim);
   return {
       {"baton/ops/cuda/ssd.cu", "baton::ssd_forward" + arguments(activation, tile), {}},
-      static_cast<unsigned>((tile.channels + tokens) / kWarpRows) * kWarpThreads,
-      static_cast<unsigned>(2 * stage + tile_bytes(activation, tokens, tokens))};
+      static_cast<unsigned>(kForwardWarps + kAttendantWarps) * kWarpThreads,
+      static_cast<unsigned>(
+          3 * tile_bytes(activation, tokens, tile.channels) +
+          4 * tile_bytes(activation, tokens, tile.state_dim) +
+          2 * tile_bytes(activation, tokens, tokens))};
 }
 
 SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile) {
@@ -72,7 +74,7 @@ SsdKernel ssd_sweep_kernel(c10::ScalarType activation, SsdTile tile) {
                              tile_bytes(activation, tokens, tile.state_dim);
   return {
       {"baton/ops/cuda/ssd_sweep.cu", "baton::ssd_sweep" + arguments(activation, tile), {}},
-      static_cast<unsigned>(tile.channels / kWarpRows * kSweepHalves) * kWarpThreads,
+      static_cast<unsigned>(tile.channels / kWarpRows + kAttendantWarps) * kWarpThreads,
       static_cast<unsigned>(kSweepStages * stage)};
 }
 
@@ -102,14 +104,13 @@ SsdStepKernel ssd_step_kernel(c10::ScalarType activation, std::int64_t N, bool p
 void add_ssd_kernels(std::vector<KernelBudget>& kernels) {
   for (const auto activation : {c10::ScalarType::Float, c10::ScalarType::BFloat16}) {
     for (const std::int64_t state_dim : {32, 64, 128, 256}) {
-      const bool two_blocks = activation == c10::ScalarType::BFloat16 && state_dim < kMostStateDim;
       for (const std::int64_t channels : {32, 64}) {
         const SsdTile tile{channels, state_dim};
         const auto serves = [tile](const KernelModel& model) {
           const SsdTile wanted = ssd_tile(model.head_dim, model.state_dim);
           return wanted.channels == tile.channels && wanted.state_dim == tile.state_dim;
         };
-        const int registers = two_blocks && channels == 64 ? kForTwoBlocks : kForOneBlock;
+        const int registers = state_dim < kMostStateDim ? kForTwoBlocks : kForOneBlock;
         kernels.push_back({ssd_forward_kernel(activation, tile).spec, registers, serves});
         kernels.push_back({ssd_sweep_kernel(activation, tile).spec, registers, serves});
       }

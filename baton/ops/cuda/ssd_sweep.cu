@@ -14,12 +14,15 @@ namespace baton {
 /// Steps whose rows are in shared memory or on their way.
 constexpr int kSsdSweepStages = 3;
 
-/// What a block of ssd_sweep works on: kP channels of a head in a segment. Each of its warps holds
-/// 16 channels of the state times half of the padded state dim kN.
+/// What a block of ssd_sweep works on: kP channels of a head in a segment. Its first kWarps warps
+/// hold 16 channels of the state each, times the padded state dim kN. One more makes time steps, a
+/// step ahead, and one copies rows.
 template <typename T, int kP, int kN>
 struct SsdSweepBlock {
   static constexpr int kQ = kSsdStep<T>;
-  static constexpr int kThreads = kP / 16 * 2 * kWarpThreads;
+  static constexpr int kWarps = kP / 16;
+  static constexpr int kTimeWarp = kWarps;
+  static constexpr int kThreads = (kWarps + 2) * kWarpThreads;
   static constexpr int kStepsOfChunk = kSsdChunk / kQ;
   static constexpr int kStage = Tile<T, kP>::size(kQ) + Tile<T, kN>::size(kQ);
 
@@ -46,7 +49,7 @@ struct SsdSweepBlock {
   __device__ Tile<T, kP> values(int i) const { return {tiles + i % kSsdSweepStages * kStage}; }
   __device__ Tile<T, kN> keys(int i) const { return {values(i).data + Tile<T, kP>::size(kQ)}; }
 
-  /// Starts copying the rows of a step, if there is such a step. All threads call it.
+  /// Starts copying the rows of a step, if there is such a step. All lanes of a warp call it.
   __device__ void load(int i) const {
     if (i < steps()) {
       const long long token = segment.first + part(i) * kQ;
@@ -54,9 +57,11 @@ struct SsdSweepBlock {
       const int group = head / (layout.heads / layout.groups);
       const long long key = static_cast<long long>(group) * layout.state_dim;
       const long long value = static_cast<long long>(head) * layout.head_dim + channel;
-      load_tokens<kQ, kThreads>(
-          values(i), walk.in.values, token, tokens, value, layout.head_dim - channel);
-      load_tokens<kQ, kThreads>(keys(i), walk.in.keys, token, tokens, key, layout.state_dim);
+      const int lane = renewed(warp_lane());
+      load_tokens<kQ, kWarpThreads>(
+          values(i), walk.in.values, token, tokens, value, layout.head_dim - channel, lane);
+      load_tokens<kQ, kWarpThreads>(
+          keys(i), walk.in.keys, token, tokens, key, layout.state_dim, lane);
     }
     commit_copies();
   }
@@ -72,52 +77,62 @@ struct SsdSweepBlock {
   }
 };
 
-/// The walk of a warp over a block's segment.
+/// The walk of the warp that keeps time.
 template <typename T, int kP, int kN>
-__device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block) {
-  constexpr int kQ = kSsdStep<T>;
-  const SsdLayout& layout = block.layout;
-  const SsdSweepOutputs& out = block.walk.out;
-  const int warp = warp_index();
-  const bool keeps_time = warp == 0;
-  const int channel = block.channel + warp / 2 * 16;
-  const int column = warp % 2 * (kN / 2);
-  SsdRawSteps<kQ> raw;
-#pragma unroll
+__device__ void walk_times(const SsdSweepBlock<T, kP, kN>& block) {
+  block.write_step(0, block.read_raw(0));
+  SsdRawSteps<kSsdStep<T>> raw = block.read_raw(1);
+  double log_decay = 0;
+  for (int i = 0; i < block.steps(); ++i) {
+    __syncthreads(); // step i is timed, step i - 1 done with
+    log_decay += block.times[i % 2].log_decay;
+    block.write_step(i + 1, raw);
+    raw = block.read_raw(i + 2);
+  }
+  float* log_decays = block.walk.out.log_decays;
+  if (log_decays != nullptr && warp_lane() == 0 && block.channel == 0) {
+    log_decays[static_cast<long long>(block.number) * block.layout.heads + block.head] =
+        static_cast<float>(log_decay);
+  }
+}
+
+/// The walk of the warp that copies.
+template <typename T, int kP, int kN>
+__device__ void walk_rows(const SsdSweepBlock<T, kP, kN>& block) {
+#pragma unroll 1
   for (int i = 0; i < kSsdSweepStages - 1; ++i) {
     block.load(i);
   }
-  if (keeps_time) {
-    block.write_step(0, block.read_raw(0));
-    raw = block.read_raw(1);
+  for (int i = 0; i < block.steps(); ++i) {
+    wait_for_copies<kSsdSweepStages - 2>();
+    __syncthreads(); // step i has come, step i - 1 is done with
+    block.load(i + kSsdSweepStages - 1);
   }
-  WarpSums<16, kN / 2> state = load_state<16, kN / 2>(
-      block.walk.in.incoming, layout, block.number, block.head, channel, column);
-  double log_decay = 0;
+}
+
+/// The walk of a warp that holds channels of the state.
+template <typename T, int kP, int kN>
+__device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block, int warp) {
+  constexpr int kQ = kSsdStep<T>;
+  const SsdLayout& layout = block.layout;
+  const SsdSweepOutputs& out = block.walk.out;
+  const int channel = block.channel + warp * 16;
+  const int column = 0;
+  WarpSums<16, kN> state =
+      load_state<16, kN>(block.walk.in.incoming, layout, block.number, block.head, channel, column);
   for (int i = 0; i < block.steps(); ++i) {
     const SsdTimes<kQ>& times = block.times[i % 2];
-    wait_for_copies<kSsdSweepStages - 2>();
-    __syncthreads(); // step i has come and is timed, step i - 1 is done with
-    block.load(i + kSsdSweepStages - 1);
-    if (keeps_time) {
-      log_decay += times.log_decay;
-      block.write_step(i + 1, raw);
-      raw = block.read_raw(i + 2);
-    }
+    __syncthreads(); // step i has come and is timed
     if (out.chunk_states != nullptr && block.enters_chunk(i)) {
       T* chunks = static_cast<T*>(out.chunk_states);
       const long long chunk = block.segment.chunk + block.part(i) / block.kStepsOfChunk;
       store_state(state, chunks, layout, chunk, block.head, channel, column);
     }
     Held<T, 16, kQ> scaled;
-    scaled.load_transposed(block.values(i), 0, warp / 2 * 16);
+    scaled.load_transposed(block.values(i), 0, warp * 16);
     scaled.scale_columns(block.walk.reverse ? times.from_start : times.input);
     state.scale(times.decay);
     multiply<kQ>(state, left(scaled), right(block.keys(i), 0, column));
-  }
-  if (out.log_decays != nullptr && threadIdx.x == 0 && block.channel == 0) {
-    out.log_decays[static_cast<long long>(block.number) * layout.heads + block.head] =
-        static_cast<float>(log_decay);
   }
   if (out.states != nullptr) {
     store_state(state, out.states, layout, block.number, block.head, channel, column);
@@ -127,7 +142,7 @@ __device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block) {
 /// One block a segment, head, tile of kP channels and walk: block ((segment H + head) tiles + tile,
 /// walk).
 template <typename T, int kP, int kN>
-__global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && kN <= 128 ? 2 : 1)
+__global__ void __launch_bounds__(SsdSweepBlock<T, kP, kN>::kThreads, kN <= 128 ? 2 : 1)
     ssd_sweep(SsdLayout layout, SsdTimeInputs time, const __grid_constant__ SsdSweepWalks walks) {
   using Block = SsdSweepBlock<T, kP, kN>;
   __shared__ SsdTimes<Block::kQ> times[2];
@@ -144,9 +159,17 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
       static_cast<int>(blockIdx.x % tiles) * kP,
       reinterpret_cast<T*>(dynamic_shared()),
       times};
-  if (block.segment.exists &&
-      !(walk.out.skip_last && ends_walk(layout, block.segment, walk.reverse))) {
-    walk_states(block);
+  if (!block.segment.exists ||
+      (walk.out.skip_last && ends_walk(layout, block.segment, walk.reverse))) {
+    return;
+  }
+  const int warp = warp_index();
+  if (warp < Block::kWarps) {
+    walk_states(block, warp);
+  } else if (warp == Block::kTimeWarp) {
+    walk_times(block);
+  } else {
+    walk_rows(block);
   }
 }
 

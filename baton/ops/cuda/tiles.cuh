@@ -20,14 +20,14 @@ __device__ inline int warp_index() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpThreads, 0);
 }
 
-/// Row within a 16 x 8 block of element i (0 to 3) of this lane.
-__device__ inline int own_row(int i) {
-  return warp_lane() / 4 + i / 2 * 8;
+/// Row within a 16 x 8 block of element i (0 to 3) of a lane, of this one by default.
+__device__ inline int own_row(int i, int lane = warp_lane()) {
+  return lane / 4 + i / 2 * 8;
 }
 
-/// Column within a 16 x 8 block of element i (0 to 3) of this lane.
-__device__ inline int own_column(int i) {
-  return warp_lane() % 4 * 2 + i % 2;
+/// Column within a 16 x 8 block of element i (0 to 3) of a lane, of this one by default.
+__device__ inline int own_column(int i, int lane = warp_lane()) {
+  return lane % 4 * 2 + i % 2;
 }
 
 __device__ inline float widened(float value) {
@@ -82,27 +82,44 @@ __device__ void load_rows(
     int thread) {
   using Rows = Tile<T, kColumns>;
   if (packed) {
-    static_assert(kThreads % Rows::kGranules == 0);
-    constexpr int kRowsAtOnce = kThreads / Rows::kGranules;
-    const int column = thread % Rows::kGranules * Rows::kGranule;
-    int row = thread / Rows::kGranules;
-    const T* source = from + row * stride + column;
+    constexpr int kAcross = Rows::kGranules < kThreads ? Rows::kGranules : kThreads;
+    static_assert(kThreads % kAcross == 0 && Rows::kGranules % kAcross == 0);
+    constexpr int kRowsAtOnce = kThreads / kAcross;
+    int row = thread / kAcross;
+    const T* source = from + row * stride + thread % kAcross * Rows::kGranule;
 #pragma unroll 8
     for (int done = 0; done < kRows; done += kRowsAtOnce, row += kRowsAtOnce) {
-      if (kRows % kRowsAtOnce == 0 || row < kRows) {
-        const bool inside = row < rows && column < columns;
-        copy_async(to.at(row, column), inside ? source : from, inside ? 16 : 0);
-        source += kRowsAtOnce * stride;
+#pragma unroll
+      for (int across = 0; across < Rows::kGranules; across += kAcross) {
+        if (kRows % kRowsAtOnce == 0 || row < kRows) {
+          const int column = (across + thread % kAcross) * Rows::kGranule;
+          const bool inside = row < rows && column < columns;
+          copy_async(
+              to.at(row, column),
+              inside ? source + across * Rows::kGranule : from,
+              inside ? 16 : 0);
+        }
       }
+      source += kRowsAtOnce * stride;
     }
     return;
   }
+  constexpr int kAtOnce = kThreads == kWarpThreads ? 4 : 1; // a warp alone has the more to wait for
+  static_assert(kRows * kColumns % (kAtOnce * kThreads) == 0);
 #pragma unroll 1
-  for (int i = thread; i < kRows * kColumns; i += kThreads) {
-    const int row = i / kColumns;
-    const int column = i % kColumns;
-    const bool inside = row < rows && column < columns;
-    *to.at(row, column) = inside ? from[row * stride + column] : static_cast<T>(0.0f);
+  for (int i = thread; i < kRows * kColumns; i += kAtOnce * kThreads) {
+    T values[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int row = (i + n * kThreads) / kColumns;
+      const int column = (i + n * kThreads) % kColumns;
+      const bool inside = row < rows && column < columns;
+      values[n] = inside ? from[row * stride + column] : static_cast<T>(0.0f);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      *to.at((i + n * kThreads) / kColumns, (i + n * kThreads) % kColumns) = values[n];
+    }
   }
 }
 
