@@ -91,8 +91,12 @@ __device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block) {
     block.write_step(0, block.read_raw(0));
     raw = block.read_raw(1);
   }
-  WarpSums<16, kN / 2> state = load_state<16, kN / 2>(
-      block.walk.in.incoming, layout, block.number, block.head, channel, column);
+  const int own = out.hands_on ? block.segment.sequence : block.number;
+  WarpSums<16, kN / 2> state =
+      load_state<16, kN / 2>(block.walk.in.incoming, layout, own, block.head, channel, column);
+  if (out.hands_on) {
+    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  }
   double log_decay = 0;
   for (int i = 0; i < block.steps(); ++i) {
     const SsdTimes<kQ>& times = block.times[i % 2];
@@ -119,8 +123,10 @@ __device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block) {
     out.log_decays[static_cast<long long>(block.number) * layout.heads + block.head] =
         static_cast<float>(log_decay);
   }
-  if (out.states != nullptr) {
-    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  if (out.states != nullptr && !(out.hands_on && block.steps() == 0)) {
+    const int next = block.number + (block.walk.reverse ? -1 : 1);
+    const int entry = out.hands_on ? next : block.number;
+    store_state(state, out.states, layout, entry, block.head, channel, column);
   }
 }
 
@@ -134,20 +140,20 @@ __global__ void __launch_bounds__(kP / 16 * 2 * kWarpThreads, sizeof(T) == 2 && 
   const SsdSweepWalk& walk = walks.of[blockIdx.y];
   const int tiles = (layout.head_dim + kP - 1) / kP;
   const int number = blockIdx.x / tiles / layout.heads;
-  const Block block{
+  SsdSegment segment = find_segment(layout, number);
+  if (!takes_segment(layout, walk, segment)) {
+    return;
+  }
+  walk_states(Block{
       layout,
       time,
       walk,
-      find_segment(layout, number),
+      segment,
       number,
       static_cast<int>(blockIdx.x / tiles % layout.heads),
       static_cast<int>(blockIdx.x % tiles) * kP,
       reinterpret_cast<T*>(dynamic_shared()),
-      times};
-  if (block.segment.exists &&
-      !(walk.out.skip_last && ends_walk(layout, block.segment, walk.reverse))) {
-    walk_states(block);
-  }
+      times});
 }
 
 /// states and log_decays: what the segments do to a state that passes through them (see
