@@ -47,7 +47,7 @@ DriverLibrary open_driver() {
   find_function(library, "cuKernelGetFunction", driver.function);
   find_function(library, "cuKernelSetAttribute", driver.set_kernel_attribute);
   find_function(library, "cuTensorMapEncodeTiled", driver.encode_tiles);
-  find_function(library, "cuLaunchKernel", driver.launch);
+  find_function(library, "cuLaunchKernelEx", driver.launch);
   if (const int result = driver.init(0); result != 0) {
     throw RunError("the NVIDIA driver does not start: " + text_of(driver, result));
   }

@@ -6,6 +6,23 @@
 
 namespace baton::jit {
 
+/// A CUlaunchAttribute whose value is an int.
+struct LaunchAttribute {
+  int id = 0;
+  alignas(8) int value = 0;
+  int rest[15] = {};
+};
+
+/// A CUlaunchConfig.
+struct LaunchConfig {
+  unsigned grid[3];
+  unsigned block[3];
+  unsigned shared_bytes;
+  void* stream;
+  const LaunchAttribute* attributes;
+  unsigned num_attributes;
+};
+
 /// The functions of libcuda that are used here, declared by hand so that Baton runs without it.
 /// Their types are those of cuda.h: a result is an int, 0 is success, handles are pointers, a
 /// device is an int, a device address a number.
@@ -41,18 +58,8 @@ struct DriverLibrary {
       int swizzle,
       int promotion,
       int fill) = nullptr;
-  int (*launch)(
-      void* function,
-      unsigned grid_x,
-      unsigned grid_y,
-      unsigned grid_z,
-      unsigned block_x,
-      unsigned block_y,
-      unsigned block_z,
-      unsigned shared_bytes,
-      void* stream,
-      void** arguments,
-      void** extra) = nullptr;
+  int (*launch)(const LaunchConfig* config, void* function, void** arguments, void** extra) =
+      nullptr;
 };
 
 /// Opens libcuda.so.1 once and initialises it. It is never closed. Throws RunError where there is

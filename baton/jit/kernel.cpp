@@ -15,6 +15,8 @@ constexpr int kMajor = 75;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPA
 constexpr int kMinor = 76;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 constexpr int kMostDynamicShared = 8;        // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kFirstSpecific = 9;            // generations that have an "a" architecture
+// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+constexpr int kProgrammaticSerialization = 6;
 
 int current_device() {
   int device = 0;
@@ -57,18 +59,15 @@ void Kernel::launch_pointers(const LaunchShape& shape, void* stream, void** argu
   if (shape.shared_bytes + static_cast<unsigned>(compiled_->shared_bytes) > kSharedForAll) {
     allow_shared(shape.shared_bytes);
   }
-  const int result = driver().launch(
-      kernel_,
-      shape.grid[0],
-      shape.grid[1],
-      shape.grid[2],
-      shape.block[0],
-      shape.block[1],
-      shape.block[2],
+  const LaunchAttribute overlap{.id = kProgrammaticSerialization, .value = 1};
+  const LaunchConfig config{
+      {shape.grid[0], shape.grid[1], shape.grid[2]},
+      {shape.block[0], shape.block[1], shape.block[2]},
       shape.shared_bytes,
       stream,
-      arguments,
-      nullptr);
+      &overlap,
+      shape.overlaps ? 1u : 0u};
+  const int result = driver().launch(&config, kernel_, arguments, nullptr);
   if (result != 0) {
     check_driver(result, ("kernel " + name_ + " cannot be launched").c_str());
   }

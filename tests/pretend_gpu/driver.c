@@ -14,5 +14,5 @@ int cuLibraryUnload(void) { return 1; }
 int cuLibraryGetKernel(void) { return 1; }
 int cuKernelGetFunction(void) { return 1; }
 int cuKernelSetAttribute(void) { return 1; }
-int cuLaunchKernel(void) { return 1; }
+int cuLaunchKernelEx(void) { return 1; }
 int cuTensorMapEncodeTiled(void) { return 1; }

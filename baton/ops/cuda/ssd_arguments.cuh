@@ -62,7 +62,7 @@ struct SsdStates {
 struct SsdSweepInputs {
   SsdRows values;
   SsdRows keys;
-  SsdStates incoming; ///< one a segment
+  SsdStates incoming; ///< one a segment, or a sequence: see SsdSweepOutputs
 };
 
 /// What a sweep leaves; null where it is not wanted. ssd_hopper_sweep leaves chunk_states as shared
@@ -72,6 +72,10 @@ struct SsdSweepOutputs {
   float* states = nullptr;      ///< [segments, H, P, N]: what leaves each segment
   float* log_decays = nullptr;  ///< [segments, H]
   bool skip_last = false;       ///< the walk's last segment of each sequence is not walked
+  /// Sequences have two segments at most, and `states` receives what comes into each of them: a
+  /// walk starts from its sequence's incoming state, which goes to the entry of its first segment,
+  /// and what leaves that one to the entry of the next. With skip_last, without log_decays.
+  bool hands_on = false;
 };
 
 /// A walk forwards, or backwards from the end.

@@ -63,6 +63,18 @@ __device__ inline bool ends_walk(const SsdLayout& layout, const SsdSegment& segm
                  : segment.first + segment.tokens == layout.starts[segment.sequence + 1];
 }
 
+/// Whether a walk has anything to do with a segment. Of one that it only enters, and does not walk,
+/// no tokens are left.
+__device__ inline bool
+takes_segment(const SsdLayout& layout, const SsdSweepWalk& walk, SsdSegment& segment) {
+  if (!walk.out.skip_last || !segment.exists || !ends_walk(layout, segment, walk.reverse)) {
+    return segment.exists;
+  }
+  const bool begins = ends_walk(layout, segment, !walk.reverse);
+  segment.tokens = 0;
+  return walk.out.hands_on && begins;
+}
+
 /// Starts copying columns [column, column + columns) of `tokens` tokens, the first of them `token`,
 /// as load_rows() does.
 template <int kRows, int kThreads, typename T, int kColumns>

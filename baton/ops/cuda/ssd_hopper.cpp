@@ -62,9 +62,11 @@ void launch_hopper_forward(
   const SsdKernel kernel = ssd_hopper_kernel(plan.sizes.N, z != nullptr);
   const Maps maps{plan.sizes};
   const jit::TileMap y_map = maps.dense_values(y.const_data_ptr());
+  jit::LaunchShape shape = shape_of(kernel, plan.blocks());
+  shape.overlaps = plan.cut(); // with the launch that makes the states of segments
   launcher.launch(
       kernel.spec,
-      shape_of(kernel, plan.blocks()),
+      shape,
       plan.layout(),
       time.inputs,
       inputs,

@@ -333,6 +333,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
   if (threadIdx.x < kWarpgroup) {
     take_registers<208>();
     const int channel = static_cast<int>(threadIdx.x) / kWarpThreads * 16;
+    wait_for_launch_before(); // of states; all else was there before that began
     WarpSums<16, kN> initial = load_state<16, kN>(in.incoming, layout, number, head, channel, 0);
     SsdHopperConsumer<kN, kGated> consumer{shared, segment, chunks};
 #pragma unroll

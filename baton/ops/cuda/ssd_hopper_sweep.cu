@@ -104,10 +104,25 @@ struct SsdHopperSweeper {
     commit_products();
   }
 
+  /// A state to its entry of out.states.
+  __device__ void put_state(WarpSums<16, kColumns>& sums, int entry, int channel) const {
+    store_rows(
+        sums,
+        state_at(out.states, layout, entry, stretch.head, channel, stretch.column),
+        layout.state_dim,
+        16,
+        kColumns,
+        true);
+  }
+
   __device__ void walk(const SsdStates& incoming) {
     const int channel = static_cast<int>(threadIdx.x) / kWarpThreads * 16;
-    WarpSums<16, kColumns> ends = load_state<16, kColumns>(
-        incoming, layout, stretch.number, stretch.head, channel, stretch.column);
+    const int own = out.hands_on ? stretch.segment.sequence : stretch.number;
+    WarpSums<16, kColumns> ends =
+        load_state<16, kColumns>(incoming, layout, own, stretch.head, channel, stretch.column);
+    if (out.hands_on) {
+      put_state(ends, stretch.number, channel);
+    }
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
@@ -145,7 +160,7 @@ struct SsdHopperSweeper {
       out.log_decays[static_cast<long long>(stretch.number) * layout.heads + stretch.head] =
           static_cast<float>(log_decay);
     }
-    if (out.states != nullptr) {
+    if (out.states != nullptr && !(out.hands_on && stretch.chunks == 0)) {
 #pragma unroll
       for (int n = 0; n < kColumns / 8; ++n) {
 #pragma unroll
@@ -153,13 +168,8 @@ struct SsdHopperSweeper {
           ends.values[0][n][i] = state[n][i];
         }
       }
-      store_rows(
-          ends,
-          state_at(out.states, layout, stretch.number, stretch.head, channel, stretch.column),
-          layout.state_dim,
-          16,
-          kColumns,
-          true);
+      const int next = stretch.number + (stretch.reverse ? -1 : 1);
+      put_state(ends, out.hands_on ? next : stretch.number, channel);
     }
     if (threadIdx.x == 0) {
       wait_for_stores();
@@ -211,8 +221,8 @@ __global__ void __launch_bounds__(kHopperThreads, kColumns == 64 ? 3 : 2) ssd_ho
   const int parts = layout.state_dim / kColumns;
   const int of_heads = static_cast<int>(blockIdx.x) / parts;
   const int number = of_heads / layout.heads;
-  const SsdSegment segment = find_segment(layout, number);
-  if (!segment.exists || (walk.out.skip_last && ends_walk(layout, segment, walk.reverse))) {
+  SsdSegment segment = find_segment(layout, number);
+  if (!takes_segment(layout, walk, segment)) {
     return;
   }
   const SsdHopperStretch stretch{
@@ -223,6 +233,7 @@ __global__ void __launch_bounds__(kHopperThreads, kColumns == 64 ? 3 : 2) ssd_ho
       chunks_of(segment),
       walk.reverse};
   if (threadIdx.x == 0) {
+    let_next_begin();
     for (int i = 0; i < Shared::kStages; ++i) {
       shared.full[i].start(1);
       shared.timed[i].start(kWarpThreads);

@@ -66,15 +66,21 @@ SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const 
   const at::Tensor decays = empty_decays(plan, plan.segments());
   const at::Tensor states = empty_states(plan, walk.ends ? plan.sizes.B : 0);
   const at::Tensor log_decay = empty_decays(plan, walk.ends ? plan.sizes.B : 0);
+  // Of two segments, the first leaves what comes into the other.
+  const bool hands_on = !walk.ends && 2 * plan.segment_tokens >= plan.sizes.T;
   const SsdSource zero;
   launch_sweeps(
       launcher,
       plan,
       {{walk,
-        zero,
+        hands_on ? walk.start : zero,
         {.states = entering.mutable_data_ptr<float>(),
-         .log_decays = decays.mutable_data_ptr<float>(),
-         .skip_last = !walk.ends}}});
+         .log_decays = hands_on ? nullptr : decays.mutable_data_ptr<float>(),
+         .skip_last = !walk.ends,
+         .hands_on = hands_on}}});
+  if (hands_on) {
+    return {entering, states, log_decay};
+  }
   const SsdKernel kernel = ssd_combine_kernel(walk.direction == SsdDirection::kReverse);
   const std::int64_t elements = plan.sizes.H * plan.sizes.P * plan.sizes.N;
   const std::int64_t of_block = std::int64_t{kernel.threads} * kSsdCombineElements;

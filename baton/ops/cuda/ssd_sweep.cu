@@ -118,8 +118,12 @@ __device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block, int warp) {
   const SsdSweepOutputs& out = block.walk.out;
   const int channel = block.channel + warp * 16;
   const int column = 0;
+  const int own = out.hands_on ? block.segment.sequence : block.number;
   WarpSums<16, kN> state =
-      load_state<16, kN>(block.walk.in.incoming, layout, block.number, block.head, channel, column);
+      load_state<16, kN>(block.walk.in.incoming, layout, own, block.head, channel, column);
+  if (out.hands_on) {
+    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  }
   for (int i = 0; i < block.steps(); ++i) {
     const SsdTimes<kQ>& times = block.times[i % 2];
     __syncthreads(); // step i has come and is timed
@@ -134,8 +138,10 @@ __device__ void walk_states(const SsdSweepBlock<T, kP, kN>& block, int warp) {
     state.scale(times.decay);
     multiply<kQ>(state, left(scaled), right(block.keys(i), 0, column));
   }
-  if (out.states != nullptr) {
-    store_state(state, out.states, layout, block.number, block.head, channel, column);
+  if (out.states != nullptr && !(out.hands_on && block.steps() == 0)) {
+    const int next = block.number + (block.walk.reverse ? -1 : 1);
+    const int entry = out.hands_on ? next : block.number;
+    store_state(state, out.states, layout, entry, block.head, channel, column);
   }
 }
 
@@ -149,20 +155,20 @@ __global__ void __launch_bounds__(SsdSweepBlock<T, kP, kN>::kThreads, kN <= 128 
   const SsdSweepWalk& walk = walks.of[blockIdx.y];
   const int tiles = (layout.head_dim + kP - 1) / kP;
   const int number = blockIdx.x / tiles / layout.heads;
+  SsdSegment segment = find_segment(layout, number);
+  if (!takes_segment(layout, walk, segment)) {
+    return;
+  }
   const Block block{
       layout,
       time,
       walk,
-      find_segment(layout, number),
+      segment,
       number,
       static_cast<int>(blockIdx.x / tiles % layout.heads),
       static_cast<int>(blockIdx.x % tiles) * kP,
       reinterpret_cast<T*>(dynamic_shared()),
       times};
-  if (!block.segment.exists ||
-      (walk.out.skip_last && ends_walk(layout, block.segment, walk.reverse))) {
-    return;
-  }
   const int warp = warp_index();
   if (warp < Block::kWarps) {
     walk_states(block, warp);

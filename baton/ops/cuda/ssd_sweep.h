@@ -48,7 +48,8 @@ struct SsdSegments {
   at::Tensor log_decay_BH;
 };
 
-/// Walks all segments from zero, then over what they leave.
+/// Walks all segments from zero, then over what they leave; where sequences have two segments at
+/// most and their ends are not asked for, only the first ones, from where they start.
 SsdSegments enter_segments(const Launcher& launcher, const SsdPlan& plan, const SsdWalk& walk);
 
 /// What leaves the sequences, and nothing between.
