@@ -160,6 +160,9 @@ __device__ void put_outputs(
   constexpr int kGranules = 16 / kGranule;
   const Tile<T, kP> tile = block.x(step);
   const int lane = renewed(warp_lane());
+  if constexpr (sizeof(T) == 4) {
+    __syncwarp(); // all lanes have read x; of bf16 they read it together
+  }
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const float2 D = load_pair(block.skip() + tile_channel + n * 8 + own_column(0, lane));
