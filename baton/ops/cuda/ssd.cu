@@ -261,10 +261,16 @@ walk_products(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* st
     if (makes_outputs) {
       multiply<kN>(out, left(block.C(i)), right_transposed<T>(state));
       out.scale_rows(times.from_start);
+      if constexpr (kN > 128) {
+        __syncwarp(); // the compiler reads nothing ahead of it, for want of registers
+      }
       Held<T, 16, kQ> x;
       x.load_transposed(block.x(i), 0, tile_channel);
       x.scale_columns(times.input);
       state.scale(times.decay);
+      if constexpr (kN > 128) {
+        __syncwarp(); // the compiler reads nothing ahead of it, for want of registers
+      }
       multiply<kQ>(state, left(x), right(block.B(i)));
     }
     __syncthreads();
