@@ -160,7 +160,9 @@ __device__ void put_outputs(
   constexpr int kGranules = 16 / kGranule;
   const Tile<T, kP> tile = block.x(step);
   const int lane = renewed(warp_lane());
-  __syncwarp(); // the product has read the rows of x
+  if constexpr (sizeof(T) == 4) {
+    __syncwarp(); // all lanes have read x; of bf16 they read it together
+  }
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const float2 D = load_pair(block.skip() + tile_channel + n * 8 + own_column(0, lane));
@@ -259,10 +261,16 @@ walk_products(const SsdForwardBlock<T, kP, kN>& block, int warp, T* y, float* st
     if (makes_outputs) {
       multiply<kN>(out, left(block.C(i)), right_transposed<T>(state));
       out.scale_rows(times.from_start);
+      if constexpr (kN > 128) {
+        __syncwarp(); // the compiler reads nothing ahead of it, for want of registers
+      }
       Held<T, 16, kQ> x;
       x.load_transposed(block.x(i), 0, tile_channel);
       x.scale_columns(times.input);
       state.scale(times.decay);
+      if constexpr (kN > 128) {
+        __syncwarp(); // the compiler reads nothing ahead of it, for want of registers
+      }
       multiply<kQ>(state, left(x), right(block.B(i)));
     }
     __syncthreads();
