@@ -132,7 +132,7 @@ class TrainStep {
   /// As the start of a run does it: everything but the update.
   void load_kernels() {
     find_gradients();
-    train::squares_of(train::gradients(model_.parameters()));
+    optimizer_.checked_norm(train::gradients(model_.parameters()));
     optimizer_.load_kernels();
   }
 

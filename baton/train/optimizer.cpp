@@ -155,7 +155,8 @@ void AdamW::report_bad_values(at::TensorList gradients, std::size_t parameter) c
   refuse_gradient(bad.spec.name, count(0), count(1), bad.value.numel());
 }
 
-double AdamW::checked_norm(at::TensorList gradients, const at::Tensor& squares) const {
+double AdamW::checked_norm(at::TensorList gradients) const {
+  const at::Tensor squares = sum_squares_of(gradients);
   const double* data = squares.const_data_ptr<double>();
   for (std::int64_t i = 0; i < squares.numel(); ++i) {
     if (!std::isfinite(data[i])) {
@@ -175,7 +176,7 @@ std::int64_t AdamW::count_zeros(at::TensorList gradients) const {
 }
 
 StepReport AdamW::step(const StepRequest& request, at::TensorList gradients) {
-  return step(request, gradients, checked_norm(gradients, sum_squares_of(gradients)));
+  return step(request, gradients, checked_norm(gradients));
 }
 
 StepReport AdamW::step(

@@ -121,6 +121,9 @@ class AdamW {
   /// holds NaN or infinity; the message names the first such parameter.
   StepReport step(const StepRequest& request, at::TensorList gradients);
 
+  /// The norm of such gradients, on all ranks. Throws as `step` does.
+  double checked_norm(at::TensorList gradients) const;
+
   /// The same for one who knows the norm of all gradients of the model, before `grad_scale`, and
   /// with it that none is NaN or infinite. Does not wait for the device. `on_updated` is called
   /// with each bucket whose values this rank has updated, those in which it owns none too.
@@ -164,7 +167,6 @@ class AdamW {
   const nn::Parameter& parameter_of(std::size_t slot) const;
   at::Tensor value_of(std::size_t slot) const;
   at::Tensor sum_squares_of(at::TensorList gradients) const;
-  double checked_norm(at::TensorList gradients, const at::Tensor& squares) const;
   [[noreturn]] void report_bad_values(at::TensorList gradients, std::size_t parameter) const;
   std::int64_t count_zeros(at::TensorList gradients) const;
   void update(std::size_t slot, const at::Tensor& gradient, ops::AdamwStep step) const;
