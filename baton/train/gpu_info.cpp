@@ -35,6 +35,7 @@ GpuInfo h100() {
       .cache = 50 * kMebibyte,           // L2, data sheet
       .gaps_per_layer = 0.15e-3,         // fitted to one GPU's steps
       .host_per_layer = 0.9e-3,          // a small model's step, 9 layers, 2 microbatches: 16.8 ms
+      .host_per_shared_layer = 2.1e-3,   // 448M, cp 2, mixed documents, two machines: 1.8, 2.6 ms
       .stage_pass = 1.5e-3,              // fitted to pp 2
       .hidden = 0.35,                    // fitted to dp 2 and cp 2
       .runtime = 717 * kMebibyte,        // fitted to one GPU's steps, as the next three to ranks'

@@ -35,10 +35,11 @@ struct GpuInfo {
   double cache = 0.0;              ///< bytes
   double gaps_per_layer = 0.0; ///< seconds of both passes between kernels and in their last blocks
   double host_per_layer = 0.0; ///< seconds that the host needs to launch both passes of a layer
-  double stage_pass = 0.0;     ///< seconds of a microbatch's pass through a stage beyond its layers
-  double hidden = 0.0;         ///< share of a hidden message's time that the work beside it loses
-  double runtime = 0.0;        ///< bytes of driver, libraries and their workspaces
-  double group_runtime = 0.0;  ///< bytes of NCCL's buffers, for each group with collectives
+  double host_per_shared_layer = 0.0; ///< the same where cp ranks share its tokens
+  double stage_pass = 0.0;    ///< seconds of a microbatch's pass through a stage beyond its layers
+  double hidden = 0.0;        ///< share of a hidden message's time that the work beside it loses
+  double runtime = 0.0;       ///< bytes of driver, libraries and their workspaces
+  double group_runtime = 0.0; ///< bytes of NCCL's buffers, for each group with collectives
   double exchange_runtime = 0.0; ///< the same for each with messages from rank to rank
   double slack = 0.0;            ///< share of activations that the allocator loses to gaps
   int gpus_per_node = 0;

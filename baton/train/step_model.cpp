@@ -342,8 +342,9 @@ TimePlan StepModel::microbatch_time(const Part& part) const {
     time[TimePart::kTensor] = tensor_traffic(part).exposed / static_cast<double>(microbatches_);
   }
   time[TimePart::kContext] = mesh_.cp > 1 ? seconds(part.context, mesh_.tp, mesh_.cp) : 0.0;
+  const double host = mesh_.cp > 1 ? gpu_.host_per_shared_layer : gpu_.host_per_layer;
   time[TimePart::kLaunches] =
-      std::max(part.layers * gpu_.gaps_per_layer, part.layers * gpu_.host_per_layer - time.total());
+      std::max(part.layers * gpu_.gaps_per_layer, part.layers * host - time.total());
   return time;
 }
 
