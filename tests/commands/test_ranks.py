@@ -249,9 +249,16 @@ def test_ranks_with_other_numbers_of_ranks_are_told(recipe):
     assert len(lines[1 - told]) == 1 and f"rank {told} stopped: {wrong}" in lines[1 - told][0]
 
 
-def test_two_processes_of_one_rank_are_told(recipe):
-    port = free_port()
-    ranks = [start(rank, 2, port, recipe) for rank in (0, 1, 1)]
+def test_two_processes_of_one_rank_are_told(recipe, tmp_path):
+    port, run = free_port(), tmp_path / "run"
+    # A run that lasts, for the second of them may be late and must still find it.
+    ranks = [start(rank, 2, port, recipe, *LONG) for rank in (0, 1, 1)]
+    deadline = time.time() + 60
+    while all(rank.poll() is None for rank in ranks):
+        assert time.time() < deadline
+        time.sleep(0.01)
+    wait_for_steps(run, ranks[0])
+    ranks[0].send_signal(signal.SIGTERM)
     outputs = [rank.communicate(timeout=60) for rank in ranks]
     assert sorted(rank.returncode for rank in ranks) == [0, 0, 2], outputs
     refused_one = next(o[1] for r, o in zip(ranks, outputs) if r.returncode == 2)
