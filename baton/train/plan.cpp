@@ -24,6 +24,10 @@ std::string first_of(std::initializer_list<std::string> reasons) {
   return "";
 }
 
+bool has_layers(const model::ModelConfig& model, char symbol) {
+  return model.pattern.find(symbol) != std::string::npos;
+}
+
 /// Whether `ranks` can share heads, and the groups of heads: fewer groups are held several times.
 bool shares_heads(std::int64_t heads, std::int64_t groups, std::int64_t ranks) {
   return heads % ranks == 0 && (groups % ranks == 0 || ranks % groups == 0);
@@ -35,52 +39,65 @@ std::string heads_rule(
     const std::string& section,
     std::int64_t heads,
     const std::string& of_groups,
-    std::int64_t groups) {
+    std::int64_t groups,
+    const std::string& whose) {
   return shares_heads(heads, groups, ranks)
              ? ""
              : axis + " " + std::to_string(ranks) + " cannot share " + section + "num_heads (" +
                    std::to_string(heads) + ") and " + of_groups + " (" + std::to_string(groups) +
-                   ")";
+                   ")" + whose;
 }
 
+/// Of the heads that a rank of `tp` has.
 std::string heads_refusal(
     const model::ModelConfig& model,
     const std::string& axis,
     std::int64_t ranks,
     std::int64_t tp) {
-  const auto has = [&](char symbol) { return model.pattern.find(symbol) != std::string::npos; };
+  const std::string whose = tp > 1 ? " of a rank of tp " + std::to_string(tp) : "";
   const auto groups = [&](std::int64_t all) { return std::max<std::int64_t>(1, all / tp); };
   const nn::Mamba2Config& mamba = model.mamba;
   const nn::AttentionConfig& attention = model.attention;
   return first_of(
-      {has('M') ? heads_rule(
-                      axis,
-                      ranks,
-                      "model.mamba.",
-                      mamba.num_heads / tp,
-                      "num_groups",
-                      groups(mamba.num_groups))
-                : "",
-       has('*') ? heads_rule(
-                      axis,
-                      ranks,
-                      "model.attention.",
-                      attention.num_heads / tp,
-                      "num_kv_heads",
-                      groups(attention.num_kv_heads))
-                : ""});
+      {has_layers(model, 'M') ? heads_rule(
+                                    axis,
+                                    ranks,
+                                    "model.mamba.",
+                                    mamba.num_heads / tp,
+                                    "num_groups",
+                                    groups(mamba.num_groups),
+                                    whose)
+                              : "",
+       has_layers(model, '*') ? heads_rule(
+                                    axis,
+                                    ranks,
+                                    "model.attention.",
+                                    attention.num_heads / tp,
+                                    "num_kv_heads",
+                                    groups(attention.num_kv_heads),
+                                    whose)
+                              : ""});
 }
 
 std::string tensor_refusal(const model::ModelConfig& model, std::int64_t tp) {
-  if (tp > std::min(model.vocabulary, model.mlp.hidden)) {
-    return "tp " + std::to_string(tp) + " exceeds model.vocabulary or model.mlp.hidden";
-  }
-  return heads_refusal(model, "tp", tp, 1);
+  const auto exceeds = [&](const char* key, std::int64_t size) {
+    return tp > size
+               ? "tp " + std::to_string(tp) + " exceeds " + key + " (" + std::to_string(size) + ")"
+               : "";
+  };
+  return first_of(
+      {exceeds("model.vocabulary", model.vocabulary),
+       has_layers(model, '-') ? exceeds("model.mlp.hidden", model.mlp.hidden) : "",
+       heads_refusal(model, "tp", tp, 1)});
 }
 
 std::string
 pipeline_refusal(const Workload& workload, const PlanMesh& mesh, std::int64_t microbatches) {
-  if (mesh.virtual_stages > 1 && (mesh.pp == 1 || microbatches % mesh.pp != 0)) {
+  if (mesh.virtual_stages > 1 && mesh.pp == 1) {
+    return "virtual stages want pp above 1: virtual stages " + std::to_string(mesh.virtual_stages) +
+           ", pp 1";
+  }
+  if (mesh.virtual_stages > 1 && microbatches % mesh.pp != 0) {
     return "virtual stages want microbatches in multiples of pp: " + std::to_string(microbatches) +
            " vs " + std::to_string(mesh.pp);
   }
@@ -91,7 +108,8 @@ pipeline_refusal(const Workload& workload, const PlanMesh& mesh, std::int64_t mi
     return "model.pattern has " + std::to_string(segments) + " segments for " +
            std::to_string(stages) + " stages of a pipeline";
   }
-  return stages <= std::max<std::int64_t>(1, pattern.num_layers())
+  // Stages that pipes make may have no layers.
+  return pattern.has_pipes() || stages <= std::max<std::int64_t>(1, pattern.num_layers())
              ? ""
              : std::to_string(stages) + " stages of a pipeline for " +
                    std::to_string(pattern.num_layers()) + " layers";

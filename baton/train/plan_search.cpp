@@ -41,6 +41,21 @@ std::vector<PlanMesh> grids(std::int64_t gpus, const MeshWishes& wishes) {
   return found;
 }
 
+/// "cp 3, tp 2"
+std::string axes_text(const MeshWishes& wishes) {
+  std::string text;
+  const auto add = [&](const char* axis, std::optional<std::int64_t> wish) {
+    if (wish) {
+      text += (text.empty() ? "" : ", ") + std::string(axis) + " " + std::to_string(*wish);
+    }
+  };
+  add("pp", wishes.pp);
+  add("dp", wishes.dp);
+  add("cp", wishes.cp);
+  add("tp", wishes.tp);
+  return text;
+}
+
 /// The strategies that a wish leaves; one rank of context needs none.
 std::vector<ContextRules> strategies(std::int64_t cp, const MeshWishes& wishes) {
   std::vector<ContextRules> found;
@@ -124,8 +139,8 @@ PlanSearch search_meshes(
   }
   if (search.fitting.empty() && search.too_large.empty() && search.refused.empty()) {
     throw Error(
-        "no mesh of " + std::to_string(gpus) +
-        " GPUs has the axes asked for: pp, dp, cp and tp must multiply to them");
+        "no mesh of " + std::to_string(gpus) + " GPUs has the axes asked for, " +
+        axes_text(wishes) + ": pp, dp, cp and tp must multiply to them");
   }
   std::stable_sort(search.fitting.begin(), search.fitting.end(), shorter_step);
   std::stable_sort(search.too_large.begin(), search.too_large.end(), less_memory);

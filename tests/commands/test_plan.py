@@ -104,7 +104,10 @@ def test_wrong_numbers_are_refused(recipe):
     assert "--gpus" in refused("plan", recipe)
     assert "--gpus" in refused("plan", recipe, "--gpus", 0)
     assert "--gpus" in refused("plan", recipe, "--gpus", "eight")
-    assert "pp, dp, cp and tp must multiply" in refused("plan", recipe, "--gpus", 8, "--cp", 3)
+    assert "no mesh of 8 GPUs has the axes asked for, cp 3: pp, dp, cp and tp must multiply" in (
+        refused("plan", recipe, "--gpus", 8, "--cp", 3))
+    assert "virtual stages want pp above 1: virtual stages 2, pp 1" in refused(
+        "plan", recipe, "--gpus", 1, "--virtual-stages", 2)
     line = refused("plan", recipe, "--gpus", 7, "--cp", 1)
     assert "no mesh of 7 GPUs runs this recipe" in line
     assert "dp 4 does not divide the microbatches of a step (2)" in refused(
