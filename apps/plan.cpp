@@ -45,6 +45,15 @@ parallel::KeyExchange keys_of(const std::string& text) {
   return text == "ring" ? parallel::KeyExchange::kRing : parallel::KeyExchange::kGather;
 }
 
+/// "h100 or h200"
+std::string gpu_names() {
+  std::string names;
+  for (const train::GpuInfo& gpu : train::known_gpus()) {
+    names += (names.empty() ? "" : " or ") + gpu.name;
+  }
+  return names;
+}
+
 /// What options say, and then, where that is asked for, the recipe.
 train::MeshWishes wishes_of(
     const PlanArguments& arguments,
@@ -170,7 +179,7 @@ void add_plan_command(CLI::App& app) {
       ->allow_extra_args(false)
       ->check(CLI::Range(std::int64_t{1}, kMostGpus))
       ->required();
-  command->add_option("--gpu", arguments->gpu, "what kind: h100 or h200")->capture_default_str();
+  command->add_option("--gpu", arguments->gpu, "what kind: " + gpu_names())->capture_default_str();
   add_mesh_options(*command, *arguments);
   command
       ->add_option(

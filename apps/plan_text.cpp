@@ -118,7 +118,7 @@ void print_memory(const PlanFindings& findings) {
 
 void print_time(const Plan& plan) {
   std::printf("\n");
-  std::vector<std::vector<std::string>> rows{{"time", "ms", "share", "T operations"}};
+  std::vector<std::vector<std::string>> rows{{"time", "ms", "share", "tera-operations"}};
   const auto operations = [&](TimePart part) -> std::string {
     switch (part) {
       case TimePart::kProducts:

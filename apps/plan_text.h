@@ -2,6 +2,8 @@
 // Plans of training steps as text and JSON.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
