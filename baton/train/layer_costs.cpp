@@ -57,7 +57,8 @@ struct Sizes {
   }
 
   Messages hidden_exchanges(double count) const {
-    return tp == 1.0 ? Messages{} : Messages{count * of_others(tp) * T * D * element, count};
+    return Messages::of_collectives(
+        count, count * of_others(tp) * T * D * element, static_cast<std::int64_t>(tp));
   }
 };
 
@@ -75,11 +76,6 @@ LayerCosts frame_costs(const Sizes& s, double first_out, double second_in) {
   return costs;
 }
 
-/// Messages one after the other in which a state's way over the ranks doubles each time.
-int state_rounds(std::int64_t cp) {
-  return static_cast<int>(std::bit_width(static_cast<std::uint64_t>(cp - 1)));
-}
-
 /// States that the rank sends which sends most: one up and two down in each round, to ranks that
 /// there are (docs/parallel.md).
 double states_sent(std::int64_t cp) {
@@ -95,6 +91,10 @@ double states_sent(std::int64_t cp) {
 }
 
 } // namespace
+
+double doubling_steps(std::int64_t ranks) {
+  return static_cast<double>(std::bit_width(static_cast<std::uint64_t>(ranks - 1)));
+}
 
 double LayerCosts::product_operations() const {
   double sum = 0.0;
@@ -115,16 +115,22 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
   const double e = s.element;
   const bool shared = s.cp > 1.0;
   const bool by_baton = shared && share.rules.strategy == ContextStrategy::kBaton;
+  // Of the whole mixer, where neither its tokens nor the gated norm's groups go over ranks.
+  const bool one_operator = !shared && (!config.norm || config.norm_group_count() % share.tp == 0);
 
   LayerCosts costs = frame_costs(s, inner + C + H, inner);
   costs.kept += e * s.T * ((inner + C + H) + C + 2.0 * inner);
-  // Gradients of y, z, the gated norm's output, x, B, C before and behind the convolution, dt, and
-  // their join; states into chunks and their gradients.
+  // Gradients of y, of the gated norm's output, of the convolution's, and of in_proj's output,
+  // whose columns one operator writes where they belong; otherwise they are made apart and then
+  // joined. States into chunks and their gradients.
+  const double projected = (one_operator ? 1.0 : 2.0) * (inner + C + H);
   costs.transient +=
-      e * s.T * (4.0 * inner + 3.0 * C + 2.0 * H) + 2.0 * e * (s.T / kScanChunk) * H * P * N;
+      e * s.T * (2.0 * inner + C + projected) + 2.0 * e * (s.T / kScanChunk) * H * P * N;
   costs.scan = s.T * H * (4.0 * N * P + 2.0 * kScanChunk * (N + P));
-  const double pieces = s.T / static_cast<double>(share.document);
-  costs.scan_blocks = H * std::max(pieces, by_baton ? 2.0 : 1.0);
+  const auto document = static_cast<double>(share.document);
+  // By all-to-all a rank scans the whole stream for its part of the heads.
+  costs.scan_blocks = shared && !by_baton ? H / s.cp * std::max(s.stream / document, 1.0)
+                                          : H * std::max(s.T / document, by_baton ? 2.0 : 1.0);
   costs.passes += e * s.T * (2.0 * C + 3.0 * inner);
   costs.passes_backward += e * s.T * (9.0 * C + 7.0 * inner + 4.0 * H);
   if (by_baton) {
@@ -132,14 +138,16 @@ LayerCosts mamba_costs(const model::ModelConfig& model, const LayerShare& share)
     const double state = kFloatBytes * H * (P * N + 1.0);
     costs.kept += 2.0 * kFloatBytes * H * P * N + e * tails;
     costs.sweeps = 2.0;
+    // Of each pass: the states' way, and the tails gathered.
     costs.context = {
         2.0 * (states_sent(share.cp) * state + (s.cp - 1.0) * tails * e),
-        2.0 * (state_rounds(share.cp) + 1.0)};
+        2.0 * (doubling_steps(share.cp) + doubling_steps(share.cp))};
   } else if (shared) {
     costs.kept += e * s.T * (C + H);
     costs.passes += e * s.T * 4.0 * (C + H + inner);
     costs.passes_backward += e * s.T * 4.0 * (C + H + inner);
-    costs.context = {2.0 * e * s.T * (C + H + inner) * s.of_others(s.cp), 4.0};
+    costs.context = Messages::of_collectives(
+        4.0, 2.0 * e * s.T * (C + H + inner) * s.of_others(s.cp), share.cp);
   }
   return costs;
 }
@@ -169,14 +177,15 @@ LayerCosts attention_costs(const model::ModelConfig& model, const LayerShare& sh
   }
   if (share.rules.strategy == ContextStrategy::kAllToAll) {
     costs.kept += e * s.T * Q;
-    costs.context = {2.0 * e * s.T * (2.0 * Q + 2.0 * K) * s.of_others(s.cp), 4.0};
+    costs.context = Messages::of_collectives(
+        4.0, 2.0 * e * s.T * (2.0 * Q + 2.0 * K) * s.of_others(s.cp), share.cp);
     return costs;
   }
   const double keys = 2.0 * K * s.T; // of one rank
   const double others = s.cp - 1.0;
   if (share.rules.keys == KeyExchange::kGather) {
     costs.transient += (e + kFloatBytes) * keys * s.cp;
-    costs.context = {3.0 * others * e * keys, 3.0};
+    costs.context = Messages::of_collectives(3.0, 3.0 * others * e * keys, share.cp);
   } else {
     costs.transient += (2.0 * e + 2.0 * kFloatBytes) * keys;
     costs.context = {(2.0 * others * e + s.cp * kFloatBytes) * keys, 2.0 * others + s.cp};
@@ -226,7 +235,7 @@ LayerCosts head_costs(const model::ModelConfig& model, const LayerShare& share) 
   costs.passes_backward = e * (5.0 * s.between * s.D + 2.0 * V * s.D);
   // Hidden states in, their gradient out, and of each token three numbers in fp32.
   costs.tensor = s.hidden_exchanges(2.0);
-  costs.tensor += {3.0 * kFloatBytes * s.T * (s.tp - 1.0), s.tp > 1.0 ? 3.0 : 0.0};
+  costs.tensor += Messages::of_collectives(3.0, 3.0 * kFloatBytes * s.T * (s.tp - 1.0), share.tp);
   return costs;
 }
 

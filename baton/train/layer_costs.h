@@ -42,17 +42,25 @@ struct Product {
   double operations() const { return 2.0 * rows * depth * columns; }
 };
 
+/// Steps, one after the other, in which what a rank has doubles until it is that of all `ranks`:
+/// those of a collective, and of a state's way over the ranks.
+double doubling_steps(std::int64_t ranks);
+
 /// What a rank sends along one axis.
 struct Messages {
   double bytes = 0.0;
-  double count = 0.0;
+  double steps = 0.0; ///< one after the other, each with a link's latency
+
+  static Messages of_collectives(double count, double bytes, std::int64_t ranks) {
+    return {bytes, count * doubling_steps(ranks)};
+  }
 
   Messages& operator+=(const Messages& other) {
     bytes += other.bytes;
-    count += other.count;
+    steps += other.steps;
     return *this;
   }
-  Messages operator*(double factor) const { return {bytes * factor, count * factor}; }
+  Messages operator*(double factor) const { return {bytes * factor, steps * factor}; }
 };
 
 /// Forward operations; messages of both passes.

@@ -272,6 +272,65 @@ TEST(LayerCosts, TheBatonsTrafficDoesNotGrowWithTheStream) {
   EXPECT_EQ(sent(1024, ContextStrategy::kBaton), 2.0 * (5 * 4 * 8 * 129 + 3 * 2 * 3 * 128 * 4));
 }
 
+TEST(LayerCosts, StepsOfMessagesAreThoseOneAfterTheOther) {
+  const model::ModelConfig config = small_config("M*-");
+  const auto of_context = [&](char symbol, std::int64_t cp, const ContextRules& rules) {
+    const LayerShare share{.tokens = 1024, .document = 1024, .cp = cp, .rules = rules};
+    return layer_costs(symbol, config, share).context.steps;
+  };
+  const ContextRules gather{ContextStrategy::kBaton, KeyExchange::kGather};
+  const ContextRules ring{ContextStrategy::kBaton, KeyExchange::kRing};
+  const ContextRules heads{ContextStrategy::kAllToAll, KeyExchange::kGather};
+  // States and tails, both passes: three rounds each.
+  EXPECT_EQ(of_context('M', 8, gather), 12.0);
+  EXPECT_EQ(of_context('M', 5, gather), 12.0);
+  // Three gathers, or seven neighbours twice and eight for the gradients on their way home.
+  EXPECT_EQ(of_context('*', 8, gather), 9.0);
+  EXPECT_EQ(of_context('*', 8, ring), 22.0);
+  EXPECT_EQ(of_context('M', 8, heads), 12.0);
+  EXPECT_EQ(of_context('*', 8, heads), 12.0);
+  for (const std::int64_t tp : {1, 2, 8}) {
+    const LayerShare share{.tokens = 1024, .document = 1024, .tp = tp};
+    const double rounds = tp == 1 ? 0.0 : tp == 2 ? 1.0 : 3.0;
+    EXPECT_EQ(mlp_costs(config, share).tensor.steps, 5.0 * rounds);
+    EXPECT_EQ(head_costs(config, share).tensor.steps, 5.0 * rounds);
+  }
+}
+
+TEST(LayerCosts, TheScansBlocksAreHeadsTimesSequences) {
+  const model::ModelConfig config = small_config("M");
+  const auto blocks = [&](std::int64_t document, std::int64_t cp, ContextStrategy strategy) {
+    return mamba_costs(
+               config,
+               {.tokens = 1024, .document = document, .cp = cp, .rules = {.strategy = strategy}})
+        .scan_blocks;
+  };
+  EXPECT_EQ(blocks(512, 1, ContextStrategy::kBaton), 8 * 2);
+  // A rank has two segments, or the documents in its tokens.
+  EXPECT_EQ(blocks(512, 4, ContextStrategy::kBaton), 8 * 2);
+  EXPECT_EQ(blocks(32, 4, ContextStrategy::kBaton), 8 * 8);
+  // Two of eight heads over all documents of the stream.
+  EXPECT_EQ(blocks(1024, 4, ContextStrategy::kAllToAll), 2 * 1);
+  EXPECT_EQ(blocks(512, 4, ContextStrategy::kAllToAll), 2 * 2);
+  EXPECT_EQ(blocks(32, 4, ContextStrategy::kAllToAll), 2 * 32);
+}
+
+TEST(LayerCosts, GradientsOfAMixersColumnsAreJoinedWhereItIsNoSingleOperator) {
+  model::ModelConfig config = small_config("M");
+  const auto transient = [&](std::int64_t tp, std::int64_t cp) {
+    return mamba_costs(config, {.tokens = 1024 * cp, .document = 1024, .tp = tp, .cp = cp})
+        .transient;
+  };
+  // z 64, x 64, B 32, C 32, dt 8, in fp32.
+  EXPECT_EQ(transient(1, 2) - transient(1, 1), 4.0 * 1024 * 200);
+  // With one group of the norm for two ranks of tp, half of these.
+  const double alone = transient(2, 1);
+  config.mamba.norm_groups = 1;
+  EXPECT_EQ(transient(2, 1) - alone, 4.0 * 1024 * 100);
+  config.mamba.norm = false;
+  EXPECT_EQ(transient(2, 1), alone);
+}
+
 TEST(LayerCosts, AnUnknownKindIsRefused) {
   EXPECT_THROW(layer_costs('E', small_config("M"), {.tokens = 1, .document = 1}), Error);
 }

@@ -13,7 +13,6 @@
 #include "baton/parallel/context.h"
 #include "baton/parallel/mesh.h"
 #include "baton/train/gpu_info.h"
-#include "baton/train/layer_costs.h"
 #include "baton/train/model_values.h"
 #include "baton/train/optimizer.h"
 
@@ -120,12 +119,6 @@ struct Plan {
   double utilisation = 0.0; ///< the model's operations over the data sheet's peak
   bool fits = false;        ///< with a twentieth of the GPU's memory to spare, as a plan may be off
 };
-
-/// The model's own operations for one token, both passes: products, causal attention, scan.
-double operations_per_token(const Workload& workload);
-
-/// Seconds of both passes of a layer in one microbatch, without other ranks.
-TimePlan layer_time(const LayerCosts& costs, const GpuInfo& gpu, bool fp32);
 
 /// Why a mesh cannot run a workload, in one line; "" where it can.
 std::string refusal(const Workload& workload, const PlanMesh& mesh);

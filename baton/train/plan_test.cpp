@@ -2,6 +2,7 @@
 // Predictions for meshes: counts against the model, and what must hold between meshes.
 #include "baton/train/plan.h"
 
+#include <algorithm>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -127,6 +128,29 @@ TEST(Plan, StagesAreThoseOfARun) {
   workload.model.pattern = "M-||M-";
   EXPECT_GT(plan_of(workload, {.pp = 3}).tokens_per_second, 0.0);
   EXPECT_EQ(refusal(workload, {}), "");
+  // More stages than layers, as its pipes ask.
+  workload.model.pattern = "M||";
+  EXPECT_GT(plan_of(workload, {.pp = 3}).tokens_per_second, 0.0);
+}
+
+TEST(Plan, APipelinesStagesHaveEmbeddingAndHead) {
+  for (const char* pattern : {"|M-", "M-|M-", "M-|"}) {
+    // One microbatch: ranks work one after the other.
+    Workload workload = workload_2b(8192);
+    workload.model.pattern = pattern;
+    const ModelValues values = values_of(workload.model);
+    const PlanMesh mesh{.pp = 2};
+    const StepModel step(workload, values, mesh, find_gpu("h100"));
+    double work = 4 * find_gpu("h100").stage_pass;
+    for (const std::int64_t rank : {0, 1}) {
+      const TimePlan time = step.time(rank);
+      work += time.total() - time[TimePart::kUpdate] - time[TimePart::kPipeline];
+    }
+    const TimePlan all = step.time(0);
+    EXPECT_NEAR(
+        all.total() - all[TimePart::kUpdate] - step.traffic(0).back().exposed, work, 1e-9 * work)
+        << pattern;
+  }
 }
 
 TEST(Plan, MicrobatchesAliveAreThoseOfTheSchedule) {
@@ -185,6 +209,31 @@ TEST(Plan, TrafficIsThatOfTheFormulas) {
       both.traffic[0].bytes, 32 * (exchanges * 7 / 8 * 8192 * 2048 * 2 + 12.0 * 8192 * 7));
 }
 
+TEST(Plan, MessagesTakeTheirBytesAndTheLatencyOfTheirSteps) {
+  const Workload workload = workload_2b();
+  const GpuInfo& gpu = find_gpu("h100");
+  // A Mamba-2 layer has 12 steps, one of attention 22; 128 microbatches.
+  const TrafficPlan ring =
+      plan_of(workload, {.cp = 8, .rules = {.keys = parallel::KeyExchange::kRing}}).traffic[0];
+  const auto layers = [&](char symbol) {
+    const std::string& pattern = workload.model.pattern;
+    return static_cast<double>(std::count(pattern.begin(), pattern.end(), symbol));
+  };
+  EXPECT_NEAR(
+      ring.seconds,
+      ring.bytes / gpu.nvlink.bytes_per_second +
+          128 * (12 * layers('M') + 22 * layers('*')) * gpu.nvlink.latency,
+      1e-9);
+  // Three ranks over nodes of eight: one of them may have a node, and an adapter, for itself.
+  const TrafficPlan three = plan_of(workload, {.dp = 4, .cp = 3}).traffic[0];
+  EXPECT_TRUE(three.network);
+  EXPECT_NEAR(
+      three.seconds,
+      three.bytes / gpu.network.bytes_per_second +
+          32 * (8 * layers('M') + 6 * layers('*')) * gpu.network.latency,
+      1e-9);
+}
+
 TEST(Plan, UtilisationIsTheModelsOperationsOverPeak) {
   const Workload workload = workload_2b();
   const Plan plan = plan_of(workload, {.dp = 2});
@@ -212,6 +261,29 @@ TEST(Plan, RefusesWhatDoesNotDivide) {
   const PlanMesh heads{.cp = 3, .rules = {.strategy = parallel::ContextStrategy::kAllToAll}};
   EXPECT_NE(refusal(workload, heads).find("all_to_all"), std::string::npos);
   EXPECT_THROW(plan_of(workload, {.dp = 3}), Error);
+}
+
+TEST(Plan, RefusalsNameValuesAndWhatTheyAreOf) {
+  Workload workload = workload_2b();
+  EXPECT_EQ(
+      refusal(workload, {.virtual_stages = 2}),
+      "virtual stages want pp above 1: virtual stages 2, pp 1");
+  workload.model.mamba.num_heads = 24;
+  EXPECT_EQ(
+      refusal(
+          workload,
+          {.cp = 4, .tp = 4, .rules = {.strategy = parallel::ContextStrategy::kAllToAll}}),
+      "all_to_all: cp 4 cannot share model.mamba.num_heads (6) and num_groups (2) of a rank of tp "
+      "4");
+  EXPECT_EQ(
+      refusal(workload, {.tp = 16}),
+      "tp 16 cannot share model.mamba.num_heads (24) and num_groups (8)");
+  workload.model.mlp.hidden = 4;
+  EXPECT_EQ(refusal(workload, {.tp = 8}), "tp 8 exceeds model.mlp.hidden (4)");
+  workload.model.pattern = "M*";
+  EXPECT_EQ(refusal(workload, {.tp = 8}), "");
+  workload.model.vocabulary = 5;
+  EXPECT_EQ(refusal(workload, {.tp = 8}), "tp 8 exceeds model.vocabulary (5)");
 }
 
 // Rows of docs/benchmarks/2026-11-26-h100.md that no constant was taken from.

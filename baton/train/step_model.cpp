@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -120,7 +121,9 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
   const model::LayerPattern pattern = model::parse_pattern(workload_.model.pattern);
   std::map<char, LayerCosts> costs;
   for (const char symbol : pattern.layers) {
-    costs.try_emplace(symbol, layer_costs(symbol, workload_.model, share_));
+    if (!costs.contains(symbol)) {
+      costs.emplace(symbol, layer_costs(symbol, workload_.model, share_));
+    }
   }
   std::vector<Part> parts(static_cast<std::size_t>(mesh_.pp));
   const auto stages = stages_of(workload_, mesh_);
@@ -136,13 +139,15 @@ std::vector<StepModel::Part> StepModel::make_parts(const ModelValues& values) co
     part.kept += hidden_bytes(); // what it hands on
     part.stages.push_back(part.time.total() - before);
   }
-  const double of_layers = parts.back().time.total();
+  const double before_embedding = parts.front().time.total();
   add_layer(parts.front(), embedding_costs(workload_.model, share_));
+  parts.front().stages.front() += parts.front().time.total() - before_embedding;
+  const double before_head = parts.back().time.total();
   LayerCosts head = head_costs(workload_.model, share_);
   parts.back().kept_once = std::exchange(head.kept, 0.0);
   parts.back().kept -= hidden_bytes();
   add_layer(parts.back(), head);
-  parts.back().stages.back() += parts.back().time.total() - of_layers;
+  parts.back().stages.back() += parts.back().time.total() - before_head;
   parts.front().values += values.embedding;
   parts.back().values += values.head;
   if (workload_.model.tied && mesh_.pp > 1) {
@@ -193,8 +198,9 @@ double StepModel::partial_sums() const {
              : 1.0;
 }
 
-/// All ranks have a group, each axis with several, the replicas; messages go from rank to rank
-/// along tp and cp, and over the two ways to each neighbour in a pipeline.
+/// Groups with collectives are all ranks, each of tp, cp and dp that has several, and the replicas.
+/// Messages go from rank to rank along tp and cp, and along pp, which has no collectives, over the
+/// two ways to each neighbour.
 double StepModel::group_bytes() const {
   const auto count = [](std::initializer_list<std::int64_t> sizes) {
     return static_cast<double>(
@@ -217,24 +223,24 @@ bool StepModel::leaves_node(std::int64_t stride, std::int64_t ranks) const {
 }
 
 /// Of a group that leaves the node each member there has an adapter, all of which carry the group's
-/// traffic.
+/// traffic; where nodes have unlike numbers of members, the fewest count.
 double StepModel::bytes_per_second(std::int64_t stride, std::int64_t ranks) const {
   const double inside = gpu_.nvlink.bytes_per_second;
   if (!leaves_node(stride, ranks)) {
     return inside;
   }
-  const std::int64_t members = std::max<std::int64_t>(1, gpu_.gpus_per_node / stride);
+  const std::int64_t members =
+      std::gcd(std::max<std::int64_t>(1, gpu_.gpus_per_node / stride), ranks);
   return std::min(inside, static_cast<double>(members) * gpu_.network.bytes_per_second);
 }
 
 double StepModel::seconds(const Messages& messages, std::int64_t stride, std::int64_t ranks) const {
   const LinkInfo& link = leaves_node(stride, ranks) ? gpu_.network : gpu_.nvlink;
-  return messages.bytes / bytes_per_second(stride, ranks) +
-         messages.count * link.latency * std::ceil(std::log2(static_cast<double>(ranks)));
+  return messages.bytes / bytes_per_second(stride, ranks) + messages.steps * link.latency;
 }
 
-double StepModel::exposed(double taken, double share) const {
-  return share + gpu_.hidden * (taken - share);
+double StepModel::exposed(double taken, double waited) const {
+  return waited + gpu_.hidden * (taken - waited);
 }
 
 TrafficPlan StepModel::tensor_traffic(const Part& part) const {
@@ -262,9 +268,9 @@ TrafficPlan StepModel::gradient_traffic(const Part& part) const {
   const double others = share_of_others(static_cast<double>(replicas_));
   const double gradients = kFloatBytes * num_values(part);
   const double buckets = std::max(1.0, std::ceil(gradients / kBucketBytes));
-  const Messages summed{others * gradients, buckets};
-  const Messages gathered{
-      others * (element_ * part.values.narrow(tp) + kFloatBytes * part.values.wide(tp)), buckets};
+  const double parameters = element_ * part.values.narrow(tp) + kFloatBytes * part.values.wide(tp);
+  const Messages summed = Messages::of_collectives(buckets, others * gradients, replicas_);
+  const Messages gathered = Messages::of_collectives(buckets, others * parameters, replicas_);
   const double sum = seconds(summed, mesh_.tp, replicas_);
   const double gather = seconds(gathered, mesh_.tp, replicas_);
   const double backward = kBackwardShare * microbatch_time(part).total();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "baton/train/layer_costs.h"
 #include "baton/train/plan.h"
 
 namespace baton::train {
@@ -12,6 +13,12 @@ namespace baton::train {
 /// Microbatches that are between their passes on a pipeline rank, at most: min(m, p - r) on rank r
 /// of p (1F1B), or min(m v, 2 (p - r - 1) + (v - 1) p + 1) of its v stages (interleaved), over v.
 double microbatches_alive(const PlanMesh& mesh, std::int64_t microbatches, std::int64_t rank);
+
+/// The model's own operations for one token, both passes: products, causal attention, scan.
+double operations_per_token(const Workload& workload);
+
+/// Seconds of both passes of a layer in one microbatch, without other ranks.
+TimePlan layer_time(const LayerCosts& costs, const GpuInfo& gpu, bool fp32);
 
 /// The formulas behind a plan. Arguments must outlive it, and fit together: see `refusal`.
 ///
@@ -80,8 +87,9 @@ class StepModel {
   double hidden_bytes() const;
   TrafficPlan pipeline_traffic() const;
   double update_seconds(const Part& part) const;
-  /// Of a message's seconds that are hidden but for `share`, what the step is longer by.
-  double exposed(double taken, double share) const;
+  /// Seconds that a step is longer by for messages that take `taken` seconds, `waited` of these
+  /// with nothing beside them.
+  double exposed(double taken, double waited) const;
   /// Of the schedule that a run follows, beyond the slowest rank's own work.
   double pipeline_wait(double slowest) const;
   /// Both passes of one microbatch, with its exchanges.
