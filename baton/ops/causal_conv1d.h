@@ -56,8 +56,10 @@ CausalConv1dGradients causal_conv1d_backward(
     bool silu);
 
 /// One token of each of B sequences; reads and advances states_SCK [S, C, K-1] in the given slots.
-/// Slot -1 computes from a zero state and stores nothing. Throws when two sequences share a slot,
-/// and in gradient mode when an input requires a gradient.
+/// Slot -1 computes from a zero state and stores nothing. On the CPU, throws when two sequences
+/// share a slot and when a slot is out of range. On a GPU nobody reads the slots before the kernel:
+/// one out of range is like -1, and of sequences that share one, outputs and state are undefined.
+/// Throws in gradient mode when an input requires a gradient.
 at::Tensor causal_conv1d_step_(
     const at::Tensor& x_BC,
     const at::Tensor& weight_CK,

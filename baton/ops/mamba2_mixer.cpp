@@ -271,7 +271,6 @@ Mamba2MixerGradients mamba2_mixer_backward_meta(
     const Tensor& /*y_TI*/,
     const Tensor& /*convolved_TC*/,
     const Mamba2MixerInputs& in) {
-  check_mamba2_mixer(in);
   const auto like = [&](const OptionalTensor& tensor) {
     return tensor ? at::empty_symint(tensor->sym_sizes(), tensor->options())
                   : at::empty({0}, in.projected_TC.options());
@@ -326,6 +325,29 @@ void check_mamba2_mixer(const Mamba2MixerInputs& in) {
       in.num_groups);
 }
 
+void check_mamba2_mixer_backward(const Tensor& convolved_TC, const Mamba2MixerInputs& in) {
+  check_mamba2_mixer(in);
+  TORCH_CHECK(
+      convolved_TC.dim() == 2 && convolved_TC.sym_size(0) == in.projected_TC.sym_size(0) &&
+          convolved_TC.sym_size(1) == in.conv_weight_CK.sym_size(0) &&
+          convolved_TC.scalar_type() == in.projected_TC.scalar_type() &&
+          convolved_TC.device() == in.projected_TC.device(),
+      "convolved must be [",
+      in.projected_TC.sym_size(0),
+      ", ",
+      in.conv_weight_CK.sym_size(0),
+      "] in ",
+      in.projected_TC.scalar_type(),
+      " on ",
+      in.projected_TC.device(),
+      ", got ",
+      convolved_TC.scalar_type(),
+      " ",
+      convolved_TC.sym_sizes(),
+      " on ",
+      convolved_TC.device());
+}
+
 Mamba2MixerColumns mamba2_mixer_columns(const Tensor& rows_TC, const Mamba2MixerInputs& in) {
   const c10::SymInt heads = in.A_H.sym_size(0);
   const c10::SymInt channels = in.conv_weight_CK.sym_size(0);
@@ -358,6 +380,9 @@ mamba2_mixer_scan(const Tensor& convolved_TC, const Tensor& dt_TH, const Mamba2M
 }
 
 Tensor mamba2_mixer(const Mamba2MixerInputs& inputs) {
+  TORCH_CHECK(
+      inputs.time_step.softplus,
+      "a mixer's time steps are the softplus of the raw ones: time_step.softplus must be true");
   return call_forward(inputs);
 }
 

@@ -39,8 +39,8 @@ struct Mamba2MixerColumns {
 /// gated_norm(ssd(causal_conv1d(x, B, C), dt), z) [T, H P], of sequences that start from zero. Of
 /// what `causal_conv1d`, `ssd` and `gated_norm` make one after the other, it differs in nothing but
 /// the gradient of `projected_TC`, which is one tensor that kernels fill in by columns. Registered
-/// as `baton::mamba2_mixer`. Differentiable in every floating input; a second derivative is
-/// refused. Throws c10::Error for bad input.
+/// as `baton::mamba2_mixer`, which always takes the softplus of time steps. Differentiable in every
+/// floating input; a second derivative is refused. Throws c10::Error for bad input.
 at::Tensor mamba2_mixer(const Mamba2MixerInputs& inputs);
 
 /// Gradients of the inputs; those of absent inputs hold no elements.
@@ -67,7 +67,12 @@ using Mamba2MixerBackward = Mamba2MixerGradients(
     const at::Tensor& convolved_TC,
     const Mamba2MixerInputs& inputs);
 
-/// `kRun` as the operator `baton::mamba2_mixer_backward`.
+/// As check_mamba2_mixer(); and `convolved_TC` must be [T, channels of the convolution], with the
+/// dtype and on the device of `projected_TC`.
+void check_mamba2_mixer_backward(const at::Tensor& convolved_TC, const Mamba2MixerInputs& inputs);
+
+/// `kRun` as the operator `baton::mamba2_mixer_backward`, for inputs that passed
+/// check_mamba2_mixer_backward().
 template <Mamba2MixerBackward kRun>
 Mamba2MixerTuple mamba2_mixer_backward_kernel(
     const at::Tensor& dout,
@@ -87,20 +92,19 @@ Mamba2MixerTuple mamba2_mixer_backward_kernel(
     bool gate_first,
     double dt_min,
     std::optional<double> dt_max) {
-  return as_tuple(kRun(
-      dout,
-      y,
-      convolved,
-      {projected,
-       conv_weight,
-       conv_bias,
-       A,
-       starts,
-       D,
-       {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
-       norm_weight,
-       {eps, norm_group_size, gate_first},
-       groups}));
+  const Mamba2MixerInputs inputs{
+      projected,
+      conv_weight,
+      conv_bias,
+      A,
+      starts,
+      D,
+      {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
+      norm_weight,
+      {eps, norm_group_size, gate_first},
+      groups};
+  check_mamba2_mixer_backward(convolved, inputs);
+  return as_tuple(kRun(dout, y, convolved, inputs));
 }
 
 /// Throws c10::Error naming the rule and the values where sizes do not fit each other.

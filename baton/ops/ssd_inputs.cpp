@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/ops/slots.h"
+
 namespace baton::ops {
 namespace {
 
@@ -79,6 +81,7 @@ SsdSizes checked_ssd_sizes(
       sizes.G,
       ", N ",
       sizes.N);
+  TORCH_CHECK(sizes.B > 0 || sizes.T == 0, "starts names no sequence for ", sizes.T, " tokens");
   TORCH_CHECK(
       sizes.H % sizes.G == 0, "heads must be a multiple of groups: ", sizes.H, " vs ", sizes.G);
   const at::ScalarType state_dtype = ssd_state_dtype(values_THP);
@@ -156,6 +159,9 @@ SsdSizes checked_ssd_inputs(const SsdInputs& inputs, const SsdStart& start) {
   if (start.states_SHPN.has_value()) {
     check_ssd_states(
         *start.states_SHPN, start.slots_B.has_value(), sizes, ssd_state_dtype(inputs.x_THP));
+  }
+  if (start.slots_B.has_value()) {
+    check_slots("initial_slots", *start.slots_B, sizes.B);
   }
   return sizes;
 }

@@ -337,8 +337,11 @@ TEST(Ssd, RefusesBadInputs) {
   in = good;
   in.starts = slots({0, 3, 4});
   EXPECT_THROW(ssd(in), c10::Error);
+  in.starts = slots({0});
+  expect_refused("starts names no sequence for 5 tokens", in);
   expect_refused("initial_slots need initial_states", good, {std::nullopt, slots({0, 1})});
   expect_refused("one state a sequence", good, {random_states(3, shape)});
+  expect_refused("entry a sequence (2)", good, {random_states(3, shape), slots({0, 1, 2})});
   expect_refused("must lie in [-1, 3): 3", good, {random_states(3, shape), slots({0, 3})});
   expect_refused("states must be Double", good, {random_states(2, shape).to(at::kFloat)});
 }

@@ -103,6 +103,11 @@ struct ConvCall {
     starts = starts_B1.contiguous();
     given.starts = starts.const_data_ptr<int>();
     given.sequences = static_cast<int>(starts.size(0) - 1);
+    TORCH_CHECK(
+        given.sequences > 0 || given.tokens == 0,
+        "starts names no sequence for ",
+        given.tokens,
+        " tokens");
   }
 
   void read_states(const OptionalTensor& initial_states, const OptionalTensor& slots_B) {
@@ -240,6 +245,9 @@ at::Tensor state_gradients(
     const Launcher& launcher,
     const ConvCall& call,
     const ConvGradientArguments& gradient) {
+  if (call.given.sequences == 0) { // no slots look like none given: a sequence for each state
+    return at::zeros(call.states.sizes(), call.states.options());
+  }
   at::Tensor dstates = at::empty(call.states.sizes(), call.states.options());
   const std::int64_t blocks = call.state_blocks(call.given.slots);
   if (blocks > 0) {

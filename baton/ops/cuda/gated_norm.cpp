@@ -157,12 +157,14 @@ GatedNormGradients write_gated_norm_gradients(
     const at::Tensor& dz) {
   check_gated_norm(y, z, weight, config);
   check_same("dout", dout, "y", y);
+  check_same("dz", dz, "z", z);
   const at::Tensor dy = at::empty(y.sizes(), y.options());
   const at::Tensor none = at::empty({0}, y.options());
   if (y.numel() == 0) {
     return {dy, dz, weight ? at::zeros(weight->sizes(), weight->options()) : none};
   }
   const GatedGradients of{as_rows(dout), as_rows(y), as_rows(z), dy, as_rows(dz)};
+  TORCH_INTERNAL_ASSERT(of.dz_TD.is_alias_of(dz), "dz is written in a copy: ", dz.strides());
   const Launcher launcher(y);
   if (!weight) {
     launch_gate_backward(launcher, of);

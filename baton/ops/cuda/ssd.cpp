@@ -16,17 +16,6 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-void check_devices(const SsdInputs& in, const SsdStart& start) {
-  check_device("dt", in.dt_TH, in.x_THP);
-  check_device("A", in.A_H, in.x_THP);
-  check_device("B", in.B_TGN, in.x_THP);
-  check_device("C", in.C_TGN, in.x_THP);
-  check_device("D", in.D, in.x_THP);
-  check_device("dt_bias", in.time_step.bias_H, in.x_THP);
-  check_device("initial_states", start.states_SHPN, in.x_THP);
-  check_device("initial_slots", start.slots_B, in.x_THP);
-}
-
 /// `leaving`, if not null, receives what leaves each sequence.
 void launch_forward(
     const Launcher& launcher,

@@ -396,6 +396,9 @@ SsdGradients write_ssd_gradients(
     SsdGradients made) {
   const SsdSizes sizes = checked_ssd_inputs(in, start);
   check_ssd_gradients(dy, dfinal_states, in.x_THP, sizes);
+  check_devices(in, start);
+  check_device("dy", dy, in.x_THP);
+  check_device("dfinal_states", dfinal_states, in.x_THP);
   const Launcher launcher(in.x_THP);
   const Operands operands = operands_of(launcher, dy, dfinal_states, in, start, sizes);
   const at::TensorOptions& fp32 = operands.plan.state_options;
@@ -406,14 +409,19 @@ SsdGradients write_ssd_gradients(
       Place(made.dB_TGN),
       Place(made.dC_TGN),
       as_read ? made.ddt_TH : at::empty(dt.sizes(), dt.options()),
-      at::zeros({sizes.H}, fp32),
-      at::zeros({sizes.H}, fp32),
-      in.D.has_value() ? at::zeros(in.D->sizes(), fp32) : at::empty({0}, fp32)};
+      at::empty({sizes.H}, fp32),
+      at::empty({sizes.H}, fp32),
+      in.D.has_value() ? at::empty(in.D->sizes(), fp32) : at::empty({0}, fp32)};
   Tensor dinitial;
   if (sizes.B > 0) {
     dinitial = run_backward(launcher, operands, gradients);
-  } else if (start.states_SHPN.has_value()) {
-    dinitial = at::zeros(start.states_SHPN->sizes(), fp32);
+  } else {
+    for (const Tensor& sum : {gradients.dA, gradients.dbias, gradients.dD}) {
+      sum.zero_();
+    }
+    if (start.states_SHPN.has_value()) {
+      dinitial = at::zeros(start.states_SHPN->sizes(), fp32);
+    }
   }
   for (const Place* place : {&gradients.dx, &gradients.dB, &gradients.dC}) {
     place->finish();

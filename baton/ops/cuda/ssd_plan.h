@@ -103,4 +103,7 @@ void check_device(
     const std::optional<at::Tensor>& tensor,
     const at::Tensor& like);
 
+/// Throws unless all that a scan takes is on the device of x. SsdPlan checks starts.
+void check_devices(const SsdInputs& inputs, const SsdStart& start);
+
 } // namespace baton::ops::cuda

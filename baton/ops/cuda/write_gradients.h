@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of a mixer's operators, written where they belong: into tensors of the caller, which
-// may be columns of wider rows. Elsewhere values of a token lie side by side.
+// may be columns of wider rows. Only rows may lie apart: the values of one token must be
+// contiguous.
 #pragma once
 
 #include <optional>

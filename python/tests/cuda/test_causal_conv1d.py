@@ -147,6 +147,11 @@ def test_sequences_that_share_slots(ops, judge, device, dtype, channels):
     check(ops, judge, device, Case(lengths, channels, 4, dtype, states=dtype, slots=slots))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_states_that_no_sequence_starts_from(ops, judge, device, dtype):
+    check(ops, judge, device, Case([], 6, 4, dtype, states=dtype, slots=[], num_slots=3))
+
+
 @pytest.mark.parametrize("parameters", BFLOAT16_PARAMETERS)
 @pytest.mark.parametrize("states", BFLOAT16_PARAMETERS)
 @pytest.mark.parametrize("channels", [6, 8])
@@ -270,6 +275,10 @@ def test_refuses_what_does_not_fit(ops, device):
         ops.causal_conv1d(x, weight, bias, starts, None, slots, True)
     with pytest.raises(RuntimeError):
         ops.causal_conv1d(x, torch.ones(8, 9, device=device), None, starts, None, None, True)
+    with pytest.raises(RuntimeError, match="no sequence for 4 tokens"):
+        ops.causal_conv1d(x, weight, bias, starts[:1], None, None, True)
+    with pytest.raises(RuntimeError, match="no sequence for 4 tokens"):
+        ops.causal_conv1d_backward(x, None, x, weight, bias, starts[:1], None, None, True)
     turned = states.transpose(1, 2).contiguous().transpose(1, 2)
     with pytest.raises(RuntimeError):
         ops.causal_conv1d_step_(x[:1], weight, bias, turned, slots, True)

@@ -81,18 +81,22 @@ class Case:
         return judge.gated_norm(y.flatten(1), z, i["norm_weight"], EPS, *self.norm)
 
 
+def gradients_of(case, operators, i, made):
+    """The operator of the gradients, for dout and outputs of the scan and of the convolution."""
+    return operators.mamba2_mixer_backward(
+        *made, i["projected"][:, case.extra:], i["conv_weight"], i["conv_bias"], i["A"],
+        case.starts.to(i["A"].device), i["D"], i["dt_bias"], i["norm_weight"], case.G, EPS,
+        *case.norm, *LIMITS)
+
+
 def check_gradients(case, ops, judge, device):
-    """The operator of the gradients, for outputs of the scan and of the convolution as given."""
     T, inner = case.dout.shape
     y = torch.randn(T, inner).to(case.dtype)
     convolved = torch.randn(T, inner + 2 * case.G * case.N).to(case.dtype)
 
     def call(operators, i, where, dtype):
-        return operators.mamba2_mixer_backward(
-            *(t.to(where, dtype) for t in (case.dout, y, convolved)),
-            i["projected"][:, case.extra:], i["conv_weight"], i["conv_bias"], i["A"],
-            case.starts.to(where), i["D"], i["dt_bias"], i["norm_weight"], case.G, EPS,
-            *case.norm, *LIMITS)
+        made = [t.to(where, dtype) for t in (case.dout, y, convolved)]
+        return gradients_of(case, operators, i, made)
 
     there = case.leaves(device, requires_grad=False)
     found = call(ops, there, device, case.dtype)
@@ -151,6 +155,19 @@ def test_rows_that_packs_do_not_fit(ops, judge, device, dtype, H, P, N, extra):
 def test_heads_that_blocks_share(ops, judge, device, dtype):
     """Several blocks add up the gradients of one group's B and C."""
     check(Case([64], dtype, 16, 64, 1, 128, "gate first"), ops, judge, device)
+
+
+@pytest.mark.parametrize("where", ["ops", "judge", "meta"])
+@pytest.mark.parametrize("rows, columns, dtype", [
+    (-1, 0, torch.float32), (0, -1, torch.float32), (0, 2, torch.float32), (0, 0, torch.bfloat16)])
+def test_refuses_convolved_rows_that_do_not_fit(ops, judge, device, where, rows, columns, dtype):
+    case = Case([5, 2], torch.float32, 2, 8, 1, 16, "gate first")
+    place = {"ops": device, "judge": "cpu", "meta": "meta"}[where]
+    convolved = torch.randn(7 + rows, 48 + columns, device=place).to(dtype)
+    dout = case.dout.to(place, torch.float32)
+    leaves = case.leaves(place, requires_grad=False)
+    with pytest.raises(RuntimeError, match=r"convolved must be \[7, 48\] in Float"):
+        gradients_of(case, ops if where == "ops" else judge, leaves, [dout, dout, convolved])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

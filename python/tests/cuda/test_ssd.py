@@ -336,6 +336,13 @@ def test_refused(ops, device):
     case = Case([3], dtype=torch.float64)
     with pytest.raises(RuntimeError, match="fp32 or bf16"):
         ops.ssd(*case.arguments(*[lambda tensor: tensor.to(device)] * 2))
+    with pytest.raises(RuntimeError, match="no sequence for 3 tokens"):
+        case = Case([3])
+        arguments = case.arguments(*[lambda tensor: tensor.to(device, torch.float32)] * 2)
+        ops.ssd(*arguments[:5], int32([0], device))
+    with pytest.raises(RuntimeError, match="one entry a sequence"):
+        case = Case([3, 2], slots=[0, 1, 2])
+        case.run(ops, device)
 
 
 # lengths, H, P, G, N

@@ -171,6 +171,38 @@ def test_no_sequences(ops, judge, device, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_states_that_no_sequence_starts_from(ops, judge, device, dtype):
+    arguments = make(Case([], dtype=dtype, dfinal=False))
+    arguments["initial_states"] = torch.randn(3, 4, 64, 64)
+    arguments["initial_slots"] = torch.empty(0, dtype=torch.int32)
+    got = ops.ssd_backward(**on_device(arguments, Case([]), device))
+    for name, ours, right in zip(NAMES, got, judge.ssd_backward(**in_fp64(arguments)), strict=True):
+        assert torch.equal(ours.cpu(), right.to(ours.dtype)), name
+
+
+def test_refused(ops, device):
+    case = Case([3, 2], H=2, G=1, P=8, N=16, slots=[0, 1], num_slots=2)
+    good = on_device(make(case), case, device)
+    with pytest.raises(RuntimeError, match="one entry a sequence"):
+        ops.ssd_backward(**{**good, "initial_slots": good["initial_slots"][:1]})
+    with pytest.raises(RuntimeError, match="no sequence for 5 tokens"):
+        ops.ssd_backward(**{**good, "starts": good["starts"][:1]})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dy", "dfinal_states", "dt", "A", "B", "C", "starts", "D", "dt_bias", "initial_states",
+     "initial_slots"])
+def test_tensors_of_another_device(ops, device, name):
+    case = Case([3, 2], H=2, G=1, P=8, N=16, slots=[0, 1], num_slots=2)
+    arguments = on_device(make(case), case, device)
+    # A tensor that the call still dispatches to the GPU's operator with.
+    arguments[name] = arguments[name].to("meta" if device == "cpu" else "cpu")
+    with pytest.raises(RuntimeError, match=f"{name} must be on {device}"):
+        ops.ssd_backward(**arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_many_short_sequences(ops, judge, device, dtype):
     lengths = [3, 0, 1, 66, 0, 0, 2, 1, 64, 5, 0]
     slots = [2, 0, -1, 2, 4, -1, 0, 2, 5, 1, 4]
