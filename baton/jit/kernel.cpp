@@ -15,6 +15,7 @@ constexpr int kMajor = 75;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPA
 constexpr int kMinor = 76;                   // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 constexpr int kMostDynamicShared = 8;        // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr int kFirstSpecific = 9;            // generations that have an "a" architecture
+constexpr int kFirstOverlapping = 9;         // generations whose launches may overlap
 // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 constexpr int kProgrammaticSerialization = 6;
 
@@ -59,6 +60,7 @@ void Kernel::launch_pointers(const LaunchShape& shape, void* stream, void** argu
   if (shape.shared_bytes + static_cast<unsigned>(compiled_->shared_bytes) > kSharedForAll) {
     allow_shared(shape.shared_bytes);
   }
+  const bool overlaps = shape.overlaps && attribute(kMajor, current_device()) >= kFirstOverlapping;
   const LaunchAttribute overlap{.id = kProgrammaticSerialization, .value = 1};
   const LaunchConfig config{
       {shape.grid[0], shape.grid[1], shape.grid[2]},
@@ -66,7 +68,7 @@ void Kernel::launch_pointers(const LaunchShape& shape, void* stream, void** argu
       shape.shared_bytes,
       stream,
       &overlap,
-      shape.overlaps ? 1u : 0u};
+      overlaps ? 1u : 0u};
   const int result = driver().launch(&config, kernel_, arguments, nullptr);
   if (result != 0) {
     check_driver(result, ("kernel " + name_ + " cannot be launched").c_str());

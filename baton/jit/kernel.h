@@ -14,7 +14,7 @@ namespace baton::jit {
 /// Blocks of a launch, threads of a block, and the shared memory of a block beside the static part.
 /// A launch that overlaps may begin while the one before it in the stream ends, as soon as that one
 /// allows it (griddepcontrol.launch_dependents); its kernel itself waits for what the other leaves
-/// (griddepcontrol.wait).
+/// (griddepcontrol.wait). Devices before sm_90 have no overlap: there one begins after the other.
 struct LaunchShape {
   std::array<unsigned, 3> grid = {1, 1, 1};
   std::array<unsigned, 3> block = {1, 1, 1};

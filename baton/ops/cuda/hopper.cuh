@@ -65,17 +65,6 @@ struct SharedBarrier {
   }
 };
 
-/// Lets a launch that overlaps this one begin, once all blocks have called it or ended. One thread
-/// of a block.
-__device__ inline void let_next_begin() {
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-}
-
-/// Waits until the launches before this one have ended, and what they wrote is there.
-__device__ inline void wait_for_launch_before() {
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
-}
-
 /// After start() of the barriers of a block, before __syncthreads().
 __device__ inline void publish_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");

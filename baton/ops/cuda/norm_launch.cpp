@@ -134,7 +134,8 @@ void sum_partials(
   launcher.launch(
       sum_partials_kernel(partials_BD.scalar_type(), out_D.scalar_type()),
       {.grid = {grid_size(divide_up(channels, kWarpThreads)), 1, 1},
-       .block = {kSumWarps * kWarpThreads, 1, 1}},
+       .block = {kSumWarps * kWarpThreads, 1, 1},
+       .overlaps = true}, // with the launch that leaves the partials
       partials_BD.const_data_ptr(),
       out_D.mutable_data_ptr(),
       static_cast<int>(partials_BD.size(0)),

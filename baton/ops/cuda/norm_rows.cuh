@@ -16,6 +16,7 @@
 // where v, e, normed and dvalues are arrays Sums[kPack].
 #pragma once
 
+#include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/mma.cuh"
 #include "baton/ops/cuda/norm_teams.cuh"
 #include "baton/ops/cuda/rows.cuh"
@@ -423,6 +424,9 @@ __device__ void norm_gradients_of_teams(
     rows.done();
     row += step;
     turn ^= 1;
+  }
+  if (threadIdx.x + threadIdx.y + threadIdx.z == 0) {
+    let_next_begin(); // what adds up the partials
   }
   const long long channels = static_cast<long long>(shape.groups) * shape.size;
   store_partials<kPacks>(part, dweight, partials + blockIdx.x * channels);

@@ -6,6 +6,7 @@
 //   h <- exp(l_last) h + sum_j dt_j exp(l_last - l_j) x_j B_j^T
 // and, gated, y_i silu(z_i) in place of y_i.
 #include "baton/ops/cuda/gates.cuh"
+#include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/shared_memory.cuh"
 #include "baton/ops/cuda/ssd_hopper.cuh"
 

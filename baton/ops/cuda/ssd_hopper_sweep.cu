@@ -2,6 +2,7 @@
 // The walks of ssd_sweep.cu on sm_90a, for bf16 heads of 64 channels, with products of a warpgroup
 // and tiles that the tensor memory accelerator copies. A block takes 64 or
 // 128 columns of a head's state. One launch may make a walk forwards and one backwards.
+#include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/shared_memory.cuh"
 #include "baton/ops/cuda/ssd_hopper.cuh"
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums of what the blocks of a gradient left.
+#include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/norm_teams.cuh"
 #include "baton/ops/cuda/rows.cuh"
 
@@ -15,6 +16,7 @@ __global__ void __launch_bounds__(kSumWarps* kWarpThreads)
   const int lane = threadIdx.x % kWarpThreads;
   const int channel = blockIdx.x * kWarpThreads + lane;
   S sum = 0;
+  wait_for_launch_before(); // of what left the partials
   if (channel < channels) {
 #pragma unroll 8
     for (int block = warp; block < blocks; block += kSumWarps) {
