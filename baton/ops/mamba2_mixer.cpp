@@ -193,77 +193,72 @@ struct Mamba2MixerFunction : torch::autograd::Function<Mamba2MixerFunction> {
   }
 };
 
-Tensor mamba2_mixer_autograd(
-    const Tensor& projected,
-    const Tensor& conv_weight,
-    const OptionalTensor& conv_bias,
-    const Tensor& A,
-    const Tensor& starts,
-    const OptionalTensor& D,
-    const OptionalTensor& dt_bias,
-    const OptionalTensor& norm_weight,
-    std::int64_t groups,
-    double eps,
-    std::int64_t norm_group_size,
-    bool gate_first,
-    double dt_min,
-    std::optional<double> dt_max) {
-  const Mamba2MixerInputs inputs{
-      projected,
-      conv_weight,
-      conv_bias,
-      A,
-      starts,
-      D,
-      {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
-      norm_weight,
-      {eps, norm_group_size, gate_first},
-      groups};
-  if (wants_gradient({projected, conv_weight, conv_bias, A, D, dt_bias, norm_weight})) {
+Tensor mamba2_mixer_autograd(const Mamba2MixerInputs& in) {
+  const OptionalTensor& dt_bias = in.time_step.bias_H;
+  if (wants_gradient(
+          {in.projected_TC,
+           in.conv_weight_CK,
+           in.conv_bias_C,
+           in.A_H,
+           in.D,
+           dt_bias,
+           in.norm_weight})) {
     return Mamba2MixerFunction::apply(
-        projected, conv_weight, conv_bias, A, D, dt_bias, norm_weight, inputs);
+        in.projected_TC,
+        in.conv_weight_CK,
+        in.conv_bias_C,
+        in.A_H,
+        in.D,
+        dt_bias,
+        in.norm_weight,
+        in);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
-  return call_forward(inputs);
+  return call_forward(in);
 }
 
 /// Of any device: what each of the three operators does there.
-Tensor mamba2_mixer_forward(
-    const Tensor& projected,
-    const Tensor& conv_weight,
-    const OptionalTensor& conv_bias,
-    const Tensor& A,
-    const Tensor& starts,
-    const OptionalTensor& D,
-    const OptionalTensor& dt_bias,
-    const OptionalTensor& norm_weight,
-    std::int64_t groups,
-    double eps,
-    std::int64_t norm_group_size,
-    bool gate_first,
-    double dt_min,
-    std::optional<double> dt_max) {
-  const Mamba2MixerInputs in{
-      projected,
-      conv_weight,
-      conv_bias,
-      A,
-      starts,
-      D,
-      {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
-      norm_weight,
-      {eps, norm_group_size, gate_first},
-      groups};
+Tensor mamba2_mixer_forward(const Mamba2MixerInputs& in) {
   check_mamba2_mixer(in);
   const Mamba2MixerColumns columns = mamba2_mixer_columns(in.projected_TC, in);
   const SsdInputs scan = mamba2_mixer_scan(convolve(in, columns.xbc_TC), columns.dt_TH, in);
-  if (norm_weight) {
+  if (in.norm_weight) {
     const Tensor y_TI = ssd(scan, {}, /*final_states=*/false).y_THP.flatten(1);
-    return gated_norm(y_TI, columns.z_TI, norm_weight, in.norm);
+    return gated_norm(y_TI, columns.z_TI, in.norm_weight, in.norm);
   }
   const Tensor z_THP =
       columns.z_TI.unflatten_symint(1, {scan.x_THP.sym_size(1), scan.x_THP.sym_size(2)});
   return ssd(scan, {}, /*final_states=*/false, z_THP).y_THP.flatten(1);
+}
+
+/// `kRun` as the operator `baton::mamba2_mixer`.
+template <Tensor (*kRun)(const Mamba2MixerInputs& inputs)>
+Tensor mamba2_mixer_kernel(
+    const Tensor& projected,
+    const Tensor& conv_weight,
+    const OptionalTensor& conv_bias,
+    const Tensor& A,
+    const Tensor& starts,
+    const OptionalTensor& D,
+    const OptionalTensor& dt_bias,
+    const OptionalTensor& norm_weight,
+    std::int64_t groups,
+    double eps,
+    std::int64_t norm_group_size,
+    bool gate_first,
+    double dt_min,
+    std::optional<double> dt_max) {
+  return kRun(
+      {projected,
+       conv_weight,
+       conv_bias,
+       A,
+       starts,
+       D,
+       {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
+       norm_weight,
+       {eps, norm_group_size, gate_first},
+       groups});
 }
 
 Mamba2MixerGradients mamba2_mixer_backward_meta(
@@ -403,7 +398,7 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 }
 
 TORCH_LIBRARY_IMPL(baton, CompositeExplicitAutograd, library) {
-  library.impl("mamba2_mixer", &mamba2_mixer_forward);
+  library.impl("mamba2_mixer", &mamba2_mixer_kernel<mamba2_mixer_forward>);
 }
 
 TORCH_LIBRARY_IMPL(baton, Meta, library) {
@@ -411,7 +406,7 @@ TORCH_LIBRARY_IMPL(baton, Meta, library) {
 }
 
 TORCH_LIBRARY_IMPL(baton, Autograd, library) {
-  library.impl("mamba2_mixer", &mamba2_mixer_autograd);
+  library.impl("mamba2_mixer", &mamba2_mixer_kernel<mamba2_mixer_autograd>);
   library.impl(
       "mamba2_mixer_backward", torch::CppFunction::makeFromBoxedFunction<&run_forward_only>());
 }
