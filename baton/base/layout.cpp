@@ -31,6 +31,9 @@ bool SequenceLayout::has_final_states() const {
 }
 
 at::Tensor SequenceLayout::positions() const {
+  if (longest <= 1 && num_tokens == num_sequences()) { // one token each
+    return first_positions_B.to(at::kLong);
+  }
   const at::Tensor lengths = at::diff(starts_B1).to(at::kLong);
   const at::Tensor shift =
       first_positions_B.to(at::kLong) - starts_B1.slice(0, 0, -1).to(at::kLong);

@@ -45,15 +45,16 @@ at::Tensor Program::run(const std::vector<BatchItem>& items) {
 
 at::Tensor Program::last_logits(const std::vector<BatchItem>& items) {
   const at::InferenceMode inference;
-  const at::Tensor hidden_TD = run(items);
+  at::Tensor rows = run(items);
   std::vector<std::int64_t> last;
   std::int64_t end = 0;
   for (const BatchItem& item : items) {
     end += static_cast<std::int64_t>(item.tokens.size());
     last.push_back(end - 1);
   }
-  const at::Tensor rows =
-      hidden_TD.index_select(0, upload(at::tensor(last, at::kLong), hidden_TD.device()));
+  if (rows.size(0) > static_cast<std::int64_t>(last.size())) {
+    rows = rows.index_select(0, upload(at::tensor(last, at::kLong), rows.device()));
+  }
   const at::Tensor logits = model_.logits(rows);
   return logits.to(at::promote_types(logits.scalar_type(), at::kFloat));
 }

@@ -225,7 +225,7 @@ void check_causal_conv1d(
       kMaxConvWidth,
       "], got ",
       weight_CK.sym_size(1));
-  check_channel_parameter("weight's column", weight_CK.select(1, 0), x.sym_size(1), x);
+  check_parameter_type("weight", weight_CK, x);
   if (bias_C) {
     check_channel_parameter("bias", *bias_C, x.sym_size(1), x);
   }

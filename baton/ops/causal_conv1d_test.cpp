@@ -209,25 +209,40 @@ TEST(CausalConv1d, OfPartsWithTheStateCarriedIsTheWhole) {
   }
 }
 
+/// Steps 12 tokens in slot 2 of 3, and beside them the same tokens alone, against the whole.
+void expect_steps_like_the_whole(
+    at::ScalarType dtype,
+    std::int64_t channels,
+    std::int64_t width,
+    at::ScalarType parameters,
+    at::ScalarType state_dtype) {
+  const at::Tensor x = at::randn({12, channels}).to(dtype);
+  const at::Tensor weight = at::randn({channels, width}).to(parameters);
+  const at::Tensor bias = at::randn({channels}).to(parameters);
+  const CausalConv1dOutput whole = causal_conv1d(x, weight, bias, starts_of({12}), {}, true);
+  const at::Tensor states = at::zeros({3, channels, width - 1}, state_dtype);
+  for (std::int64_t t = 0; t < 12; ++t) {
+    const at::Tensor rows = x[t].unsqueeze(0).expand({2, channels}).contiguous();
+    const at::Tensor y =
+        causal_conv1d_step_(rows, weight, bias, states, at::tensor({2, -1}, at::kInt), true);
+    expect_close(y[0], whole.y_TC[t], "step");
+    const CausalConv1dOutput alone =
+        causal_conv1d(rows.narrow(0, 1, 1), weight, bias, starts_of({1}), {}, true);
+    expect_close(y[1], alone.y_TC[0], "slot -1");
+  }
+  EXPECT_TRUE(at::equal(states[2], whole.final_states_BCK[0].to(state_dtype)));
+  EXPECT_EQ(states.narrow(0, 0, 2).count_nonzero().item<std::int64_t>(), 0);
+}
+
 TEST(CausalConv1d, StepsLikeTheWhole) {
-  for (const at::ScalarType dtype : kActivationTypes) {
-    for (const std::int64_t width : {1, 2, 4, 8}) {
-      const at::Tensor x = at::randn({12, 21}).to(dtype);
-      const at::Tensor weight = at::randn({21, width}).to(dtype);
-      const at::Tensor bias = at::randn({21}).to(dtype);
-      const CausalConv1dOutput whole = causal_conv1d(x, weight, bias, starts_of({12}), {}, true);
-      const at::Tensor states = at::zeros({3, 21, width - 1}, x.options());
-      for (std::int64_t t = 0; t < 12; ++t) {
-        const at::Tensor rows = x[t].unsqueeze(0).expand({2, 21}).contiguous();
-        const at::Tensor y =
-            causal_conv1d_step_(rows, weight, bias, states, at::tensor({2, -1}, at::kInt), true);
-        expect_close(y[0], whole.y_TC[t], "step");
-        const CausalConv1dOutput alone =
-            causal_conv1d(rows.narrow(0, 1, 1), weight, bias, starts_of({1}), {}, true);
-        expect_close(y[1], alone.y_TC[0], "slot -1");
+  for (std::int64_t width = 1; width <= kMaxConvWidth; ++width) {
+    for (const std::int64_t channels : {1, 21, 1037}) { // less than a vector, and several items
+      for (const at::ScalarType dtype : kActivationTypes) {
+        expect_steps_like_the_whole(dtype, channels, width, dtype, dtype);
       }
-      EXPECT_TRUE(at::equal(states[2], whole.final_states_BCK[0]));
-      EXPECT_EQ(states.narrow(0, 0, 2).count_nonzero().item<std::int64_t>(), 0);
+      for (const at::ScalarType parameters : {at::kFloat, at::kBFloat16}) {
+        expect_steps_like_the_whole(at::kBFloat16, channels, width, parameters, at::kFloat);
+      }
     }
   }
 }

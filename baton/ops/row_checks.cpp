@@ -51,6 +51,10 @@ void check_channel_parameter(
       size,
       "), got shape ",
       weight.sym_sizes());
+  check_parameter_type(name, weight, x);
+}
+
+void check_parameter_type(const char* name, const at::Tensor& weight, const at::Tensor& x) {
   const bool fp32_beside_bf16 =
       weight.scalar_type() == at::kFloat && x.scalar_type() == at::kBFloat16;
   TORCH_CHECK(

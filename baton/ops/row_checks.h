@@ -18,8 +18,10 @@ void check_same(
     const char* reference_name,
     const at::Tensor& reference);
 
-/// Throws unless `weight` has `size` entries in one dim and the dtype of `x`, or fp32 beside a bf16
-/// `x`, on the device of `x`.
+/// Throws unless `weight` has the dtype of `x`, or fp32 beside a bf16 `x`, on the device of `x`.
+void check_parameter_type(const char* name, const at::Tensor& weight, const at::Tensor& x);
+
+/// As `check_parameter_type`; throws also unless `weight` has `size` entries in one dim.
 void check_channel_parameter(
     const char* name,
     const at::Tensor& weight,

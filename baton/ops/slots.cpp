@@ -19,6 +19,17 @@ void check_slots(const char* name, const at::Tensor& slots, const c10::SymInt& c
       slots.sym_sizes());
 }
 
+void check_dense_slots(const at::Tensor& states) {
+  std::int64_t values = 1; // of the dims behind this one
+  for (std::int64_t dim = states.dim() - 1; dim > 0; --dim) {
+    TORCH_CHECK(
+        states.numel() == 0 || states.size(dim) == 1 || states.stride(dim) == values,
+        "states must be dense within a slot: strides ",
+        states.strides());
+    values *= states.size(dim);
+  }
+}
+
 std::vector<std::int32_t> checked_slots(const at::Tensor& slots, std::int64_t num_slots) {
   const at::Tensor host = slots.cpu().contiguous();
   const auto* data = host.const_data_ptr<std::int32_t>();

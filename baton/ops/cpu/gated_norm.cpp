@@ -28,9 +28,10 @@
 #define BATON_OPS_CPU_GATED_NORM_ONCE
 namespace baton::ops {
 
-/// Rows of one call; strides count values. `weight` is in the type of the sums, null for no norm.
+/// Rows of one call; strides count values. `weight` is null for no norm.
 struct GatedNormRows {
   c10::ScalarType dtype;
+  c10::ScalarType weight_dtype; ///< as dtype, or that of the sums, as it is in the backward
   const void* y;
   const void* z;
   const void* weight;
@@ -85,11 +86,11 @@ S inverse_rms(const S* values, std::int64_t n, double eps) {
 }
 
 /// One group of a row. `gate` and `normed` are room for a group each.
-template <class T, class S = vec::Sum<T>>
+template <class T, class Weight, class S = vec::Sum<T>>
 void norm_group(
     const T* y,
     const T* z,
-    const S* weight,
+    const Weight* weight,
     T* out,
     const GatedNormConfig& config,
     S* gate,
@@ -105,7 +106,7 @@ void norm_group(
   const S scale = inverse_rms(normed, n, config.eps);
   vec::for_vectors<S>(n, [&](auto d, auto i) HWY_ATTR {
     const auto r = hn::Set(d, scale);
-    const auto value = hn::Mul(hn::Mul(hn::LoadU(d, normed + i), r), hn::LoadU(d, weight + i));
+    const auto value = hn::Mul(hn::Mul(hn::LoadU(d, normed + i), r), vec::load(d, weight + i));
     vec::store(d, gate_first ? value : hn::Mul(value, hn::LoadU(d, gate + i)), out + i);
   });
 }
@@ -166,11 +167,11 @@ void norm_group_backward(const GroupGradients<T, S>& group, const GatedNormConfi
   });
 }
 
-template <class T>
+template <class T, class Weight>
 void forward_rows_of(const GatedNormRows& task, void* out, std::int64_t begin, std::int64_t end) {
   using S = vec::Sum<T>;
   const auto group = task.config.group_size;
-  const auto* weight = static_cast<const S*>(task.weight);
+  const auto* weight = static_cast<const Weight*>(task.weight);
   std::vector<S> room(weight ? 2 * group : 0);
   for (std::int64_t row = begin; row < end; ++row) {
     const T* y = static_cast<const T*>(task.y) + row * task.y_stride;
@@ -224,8 +225,9 @@ void backward_rows_of(
 }
 
 void forward_rows(const GatedNormRows& task, void* out, std::int64_t begin, std::int64_t end) {
-  vec::with_type(
-      task.dtype, [&](auto type) { forward_rows_of<decltype(type)>(task, out, begin, end); });
+  vec::with_types(task.dtype, task.weight_dtype, [&](auto type, auto weight) {
+    forward_rows_of<decltype(type), decltype(weight)>(task, out, begin, end);
+  });
 }
 
 void backward_rows(const GatedNormRows& task, void* dweight, std::int64_t begin, std::int64_t end) {
@@ -245,10 +247,6 @@ namespace {
 HWY_EXPORT(forward_rows);
 HWY_EXPORT(backward_rows);
 
-at::Tensor in_sum_dtype(const std::optional<at::Tensor>& weight, const at::Tensor& y) {
-  return weight ? weight->to(sum_dtype(y)).contiguous() : at::Tensor();
-}
-
 GatedNormRows make_rows(
     const at::Tensor& y_TD,
     const at::Tensor& z_TD,
@@ -256,6 +254,7 @@ GatedNormRows make_rows(
     const GatedNormConfig& config) {
   return {
       .dtype = y_TD.scalar_type(),
+      .weight_dtype = (weight_D.defined() ? weight_D : y_TD).scalar_type(),
       .y = y_TD.const_data_ptr(),
       .z = z_TD.const_data_ptr(),
       .weight = weight_D.defined() ? weight_D.const_data_ptr() : nullptr,
@@ -276,7 +275,7 @@ at::Tensor gated_norm_cpu(
   check_gated_norm(y, z, weight, config);
   const at::Tensor y_TD = as_rows(y);
   const at::Tensor z_TD = as_rows(z);
-  const at::Tensor weight_D = in_sum_dtype(weight, y);
+  const at::Tensor weight_D = weight ? weight->contiguous() : at::Tensor();
   at::Tensor out = at::empty(y.sizes(), y.options());
   const GatedNormRows task = make_rows(y_TD, z_TD, weight_D, config);
   void* to = out.mutable_data_ptr();
@@ -301,7 +300,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_cpu(
   const at::Tensor y_TD = as_rows(y);
   const at::Tensor z_TD = as_rows(z);
   const at::Tensor dout_TD = as_rows(dout);
-  const at::Tensor weight_D = in_sum_dtype(weight, y);
+  const at::Tensor weight_D = weight ? weight->to(sum_dtype(y)).contiguous() : at::Tensor();
   at::Tensor dy = at::empty(y.sizes(), y.options());
   at::Tensor dz = at::empty(y.sizes(), y.options());
   GatedNormRows task = make_rows(y_TD, z_TD, weight_D, config);

@@ -14,6 +14,7 @@
 #include <optional>
 #include <type_traits>
 
+#include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
 
 #include "baton/ops/cpu/each_item.h"
@@ -206,20 +207,16 @@ HWY_EXPORT(place_bfloat16);
 
 constexpr std::int64_t kBlockBytes = 128 << 10; // of weights, what an item reads
 
-/// x as MatvecTask wants it.
-at::Tensor x_for_products(const at::Tensor& x_BD) {
-  if (x_BD.scalar_type() == at::kFloat) {
-    return x_BD.contiguous();
+/// bf16 rows of x as MatvecTask wants them.
+hwy::AlignedFreeUniquePtr<float[]> widened(const at::Tensor& x_BD) {
+  const std::int64_t depth = x_BD.size(1);
+  const auto values = static_cast<std::size_t>(std::max<std::int64_t>(1, x_BD.numel()));
+  auto rows = hwy::AllocateAligned<float>(values);
+  for (std::int64_t row = 0; row < x_BD.size(0); ++row) {
+    HWY_DYNAMIC_DISPATCH(place_bfloat16)
+    (x_BD.const_data_ptr<at::BFloat16>() + row * depth, depth, rows.get() + row * depth);
   }
-  const at::Tensor rows = x_BD.contiguous();
-  at::Tensor x = at::empty(rows.sizes(), rows.options().dtype(at::kFloat));
-  const std::int64_t depth = rows.size(1);
-  const auto* from = rows.const_data_ptr<at::BFloat16>();
-  float* to = x.mutable_data_ptr<float>();
-  for (std::int64_t row = 0; row < rows.size(0); ++row) {
-    HWY_DYNAMIC_DISPATCH(place_bfloat16)(from + row * depth, depth, to + row * depth);
-  }
-  return x;
+  return rows;
 }
 
 at::Tensor matvec(
@@ -227,13 +224,15 @@ at::Tensor matvec(
     const at::Tensor& weight_FD,
     const std::optional<at::Tensor>& bias_F) {
   check_matvec(x_BD, weight_FD, bias_F);
-  const at::Tensor x = x_for_products(x_BD);
+  const at::Tensor x = x_BD.contiguous();
+  const bool narrow = x.scalar_type() == at::kBFloat16;
+  const auto wide = narrow ? widened(x) : nullptr;
   const at::Tensor weight =
       weight_FD.stride(1) == 1 || weight_FD.size(1) == 1 ? weight_FD : weight_FD.contiguous();
   const at::Tensor bias = bias_F ? bias_F->contiguous() : at::Tensor();
   at::Tensor y_BF = at::empty({x.size(0), weight.size(0)}, x_BD.options());
   const MatvecTask task{
-      x.const_data_ptr<float>(),
+      narrow ? wide.get() : x.const_data_ptr<float>(),
       x.size(0),
       x.size(1),
       weight.const_data_ptr(),
@@ -250,10 +249,10 @@ at::Tensor matvec(
   for_each_item(count, [&](std::int64_t item) {
     const std::int64_t first = item * block;
     const std::int64_t last = std::min(first + block, task.num_outputs);
-    if (x_BD.scalar_type() == at::kFloat) {
-      HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
-    } else {
+    if (narrow) {
       HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, first, last);
+    } else {
+      HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
     }
   });
   return y_BF;

@@ -27,9 +27,10 @@
 #define BATON_OPS_CPU_RMS_NORM_ONCE
 namespace baton::ops {
 
-/// Rows of one call; strides count values. `weight` is in the type of the sums.
+/// Rows of one call; strides count values.
 struct RmsNormRows {
   c10::ScalarType dtype;
+  c10::ScalarType weight_dtype; ///< as dtype, or that of the sums, as it is in the backward
   const void* x;
   const void* weight;
   const void* dy; ///< backward only
@@ -61,16 +62,16 @@ vec::Sum<T> inverse_rms(const T* x, std::int64_t channels, double eps) {
   return S(1) / std::sqrt(squares / static_cast<S>(channels) + static_cast<S>(eps));
 }
 
-template <class T>
+template <class T, class Weight>
 void forward_row(const RmsNormRows& task, std::int64_t row) {
   using S = vec::Sum<T>;
   const T* x = static_cast<const T*>(task.x) + row * task.x_stride;
-  const S* weight = static_cast<const S*>(task.weight);
+  const Weight* weight = static_cast<const Weight*>(task.weight);
   T* y = static_cast<T*>(task.out) + row * task.channels;
   const S scale = inverse_rms(x, task.channels, task.eps);
   vec::for_vectors<S>(task.channels, [&](auto d, auto i) HWY_ATTR {
     const auto normed = hn::Mul(vec::load(d, x + i), hn::Set(d, scale));
-    vec::store(d, hn::Mul(normed, hn::LoadU(d, weight + i)), y + i);
+    vec::store(d, hn::Mul(normed, vec::load(d, weight + i)), y + i);
   });
 }
 
@@ -101,9 +102,9 @@ void backward_row(const RmsNormRows& task, std::int64_t row, vec::Sum<T>* dweigh
 }
 
 void forward_rows(const RmsNormRows& task, std::int64_t begin, std::int64_t end) {
-  vec::with_type(task.dtype, [&](auto type) {
+  vec::with_types(task.dtype, task.weight_dtype, [&](auto type, auto weight) {
     for (std::int64_t row = begin; row < end; ++row) {
-      forward_row<decltype(type)>(task, row);
+      forward_row<decltype(type), decltype(weight)>(task, row);
     }
   });
 }
@@ -132,10 +133,11 @@ HWY_EXPORT(backward_rows);
 at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_rms_norm(x, weight, eps);
   const at::Tensor x_TD = as_rows(x);
-  const at::Tensor weight_D = weight.to(sum_dtype(x)).contiguous();
+  const at::Tensor weight_D = weight.contiguous();
   at::Tensor y = at::empty(x.sizes(), x.options());
   const RmsNormRows task{
       .dtype = x.scalar_type(),
+      .weight_dtype = weight_D.scalar_type(),
       .x = x_TD.const_data_ptr(),
       .weight = weight_D.const_data_ptr(),
       .dy = nullptr,
@@ -168,6 +170,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cpu(
   const at::Tensor partials = at::zeros({num_blocks, x_TD.size(1)}, weight_D.options());
   const RmsNormRows task{
       .dtype = x.scalar_type(),
+      .weight_dtype = weight_D.scalar_type(),
       .x = x_TD.const_data_ptr(),
       .weight = weight_D.const_data_ptr(),
       .dy = dy_TD.const_data_ptr(),

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <optional>
 #include <set>
+#include <type_traits>
 
 #include <torch/library.h>
 
 #include "baton/ops/cpu/ssd_plan.h"
+#include "baton/ops/slots.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -35,15 +37,32 @@ SsdSizes checked_step(
       in.B_BGN.sizes());
   check_ssd_skip(in.D, sizes);
   check_ssd_states(states, true, sizes, ssd_state_dtype(in.x_BHP));
-  TORCH_CHECK(
-      states.size(0) == 0 || states.select(0, 0).is_contiguous(),
-      "states must be dense within a slot: strides ",
-      states.strides());
+  check_dense_slots(states);
   std::set<std::int64_t> seen;
   for (const std::int64_t slot : slots) {
     TORCH_CHECK(slot < 0 || seen.insert(slot).second, "two sequences use state slot ", slot);
   }
   return sizes;
+}
+
+/// The values of `rows` [B, H], of any floating type, side by side.
+template <class Real>
+void widen_rows(const at::Tensor& rows, Real* out) {
+  const at::ScalarType dtype = c10::CppTypeToScalarType<Real>::value;
+  const std::int64_t columns = rows.size(1);
+  const bool narrow = rows.scalar_type() == at::kBFloat16 && dtype == at::kFloat;
+  const at::Tensor typed = narrow ? rows : rows.to(dtype);
+  const at::Tensor dense = typed.stride(1) == 1 ? typed : typed.contiguous();
+  for (std::int64_t row = 0; row < rows.size(0); ++row, out += columns) {
+    const std::int64_t first = row * dense.stride(0);
+    if constexpr (std::is_same_v<Real, float>) {
+      if (narrow) {
+        widen_row(columns, dense.const_data_ptr<c10::BFloat16>() + first, out);
+        continue;
+      }
+    }
+    std::copy_n(dense.const_data_ptr<Real>() + first, columns, out);
+  }
 }
 
 template <class Real>
@@ -60,9 +79,8 @@ at::Tensor run_step(
   const auto [B, H, P, G, N, same_B] = sizes;
   const at::ScalarType dtype = c10::CppTypeToScalarType<Real>::value;
   const SsdRows<Real>& loops = ssd_rows<Real>();
-  const at::Tensor raw = in.dt_BH.to(dtype).contiguous();
   const at::Tensor A = in.A_H.to(dtype).contiguous();
-  const at::Tensor skip = expanded_skip<Real>(in.D, sizes);
+  const at::Tensor skip = in.D ? in.D->to(dtype).contiguous() : at::Tensor();
   const at::Tensor bias =
       in.time_step.bias_H.has_value() ? in.time_step.bias_H->to(dtype).contiguous() : at::Tensor();
   const TimeStepRule rule{in.time_step.softplus, in.time_step.min, in.time_step.max};
@@ -76,14 +94,11 @@ at::Tensor run_step(
   In* y_out = y.mutable_data_ptr<In>();
   Real* states_out = states.mutable_data_ptr<Real>();
   const std::int64_t slot_stride = states.stride(0);
-  at::Tensor dt = at::empty_like(raw);
+  const Scratch<Real> dt = make_scratch<Real>(B * H);
+  widen_rows(in.dt_BH, dt.get());
   for (std::int64_t row = 0; row < B; ++row) {
-    loops.time_steps(
-        rule,
-        H,
-        raw.const_data_ptr<Real>() + row * H,
-        bias.defined() ? bias.const_data_ptr<Real>() : nullptr,
-        dt.mutable_data_ptr<Real>() + row * H);
+    Real* steps = dt.get() + row * H;
+    loops.time_steps(rule, H, steps, bias.defined() ? bias.const_data_ptr<Real>() : nullptr, steps);
   }
   const std::int64_t group_heads = sizes.heads_per_group();
   const auto make_worker = [&, P = P, N = N] {
@@ -111,15 +126,16 @@ at::Tensor run_step(
         } else {
           std::fill_n(state, P * N, Real(0));
         }
-        const Real step = dt.const_data_ptr<Real>()[row * H + h];
+        const Real step = dt[row * H + h];
         const Real decay = std::exp(step * A.const_data_ptr<Real>()[h]);
         In* to = y_out + item * P;
         const Tile<Real> out = output_tile(to, P, P, worker.y.get());
         loops.step(P, N, decay, step, x_row.data, b_row.data, c_row.data, state, out.data);
         if (skip.defined()) {
-          const Real* skip_row = skip.const_data_ptr<Real>() + h * P;
+          const std::int64_t channels = skip.dim() - 1; // a value a head, or one a channel
+          const Real* skip_row = skip.const_data_ptr<Real>() + h * (channels == 1 ? P : 1);
           for (std::int64_t p = 0; p < P; ++p) {
-            out.data[p] += skip_row[p] * x_row.data[p];
+            out.data[p] += skip_row[p * channels] * x_row.data[p];
           }
         }
         store_tile(ConstTile<Real>(out), 1, P, to, P);

@@ -46,19 +46,24 @@ HWY_INLINE void store(D d, hn::Vec<D> value, hn::TFromD<D>* HWY_RESTRICT to) {
   hn::StoreU(value, d, to);
 }
 
-/// Rounds to nearest, ties to even; Highway 1.0's own conversion cuts.
+/// The values of a bf16 number each, rounded to nearest, ties to even, in the upper halves of 32
+/// bits; what is below is not cleared. Highway 1.0's own conversion cuts.
 template <class D>
-HWY_INLINE void store(D d, hn::Vec<D> value, c10::BFloat16* HWY_RESTRICT to) {
-  const hn::Rebind<std::uint16_t, D> d16;
+HWY_INLINE hn::VFromD<hn::Rebind<std::uint32_t, D>> round_to_bfloat16(D d, hn::Vec<D> value) {
   const hn::Rebind<std::uint32_t, D> d32;
-  const hn::Rebind<std::int32_t, D> d32s;
   const auto bits = hn::BitCast(d32, value);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7FFFu)));
   // Rounding could carry a NaN's bits into infinity or zero.
   const auto quiet = hn::Or(bits, hn::Set(d32, 0x00400000u));
-  const auto chosen = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(value)), quiet, rounded);
-  const auto high = hn::BitCast(d32s, hn::ShiftRight<16>(chosen));
+  return hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(value)), quiet, rounded);
+}
+
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> value, c10::BFloat16* HWY_RESTRICT to) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::Rebind<std::int32_t, D> d32s;
+  const auto high = hn::BitCast(d32s, hn::ShiftRight<16>(round_to_bfloat16(d, value)));
   hn::StoreU(hn::DemoteTo(d16, high), d16, reinterpret_cast<std::uint16_t*>(to));
 }
 
@@ -140,6 +145,20 @@ void with_type(c10::ScalarType dtype, const F& f) {
     default:
       TORCH_INTERNAL_ASSERT(false, "no kernel for ", dtype);
   }
+}
+
+/// Calls `f` with values of the C++ types of rows and of a parameter of theirs, which has the rows'
+/// dtype or is fp32 beside bf16.
+template <class F>
+void with_types(c10::ScalarType rows, c10::ScalarType parameter, const F& f) {
+  with_type(rows, [&](auto type) {
+    if constexpr (std::is_same_v<decltype(type), c10::BFloat16>) {
+      if (parameter == c10::ScalarType::Float) {
+        return f(type, float{});
+      }
+    }
+    f(type, type);
+  });
 }
 
 } // namespace HWY_NAMESPACE

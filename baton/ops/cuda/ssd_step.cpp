@@ -9,6 +9,7 @@
 
 #include "baton/ops/cuda/launch.h"
 #include "baton/ops/cuda/ssd_plan.h"
+#include "baton/ops/slots.h"
 
 namespace baton::ops::cuda {
 namespace {
@@ -36,10 +37,7 @@ SsdSizes checked_step(const SsdStepInputs& in, const at::Tensor& states, const a
       in.B_BGN.sizes());
   check_ssd_skip(in.D, sizes);
   check_ssd_states(states, true, sizes, ssd_state_dtype(in.x_BHP));
-  TORCH_CHECK(
-      states.size(0) == 0 || states.select(0, 0).is_contiguous(),
-      "states must be dense within a slot: strides ",
-      states.strides());
+  check_dense_slots(states);
   TORCH_CHECK(
       slots.scalar_type() == at::kInt && slots.sizes() == at::IntArrayRef({sizes.B}),
       "slots must be int32 [",
