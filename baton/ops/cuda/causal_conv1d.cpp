@@ -15,6 +15,7 @@
 #include "baton/ops/cuda/write_gradients.h"
 #include "baton/ops/cuda_kernels_conv.h"
 #include "baton/ops/row_checks.h"
+#include "baton/ops/slots.h"
 #include "baton/ops/tuning.h"
 
 namespace baton::ops::cuda {
@@ -307,10 +308,7 @@ at::Tensor causal_conv1d_step_cuda(
     const at::Tensor& slots_B,
     bool silu) {
   check_causal_conv1d(x_BC, weight_CK, bias_C, x_BC.size(0), states_SCK, slots_B);
-  TORCH_CHECK(
-      states_SCK.size(0) == 0 || states_SCK.select(0, 0).is_contiguous(),
-      "states must be dense within a slot: strides ",
-      states_SCK.strides());
+  check_dense_slots(states_SCK);
   ConvCall call(x_BC, weight_CK, bias_C, silu);
   call.read_states(states_SCK, slots_B);
   at::Tensor y_BC = at::empty(x_BC.sizes(), x_BC.options());
