@@ -5,11 +5,19 @@
 
 #include <ATen/ATen.h>
 
+#include "baton/base/huge_pages.h"
 #include "baton/base/layout.h"
 #include "baton/base/upload.h"
 #include "baton/nn/step_context.h"
 
 namespace baton::infer {
+
+Program::Program(const model::HybridModel& model, StateCache& cache)
+    : model_(model), cache_(cache) {
+  for (const nn::Parameter& parameter : model.parameters().parameters()) {
+    put_on_huge_pages(parameter.value);
+  }
+}
 
 at::Tensor Program::run(const std::vector<BatchItem>& items) {
   const at::InferenceMode inference;

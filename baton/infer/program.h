@@ -20,8 +20,9 @@ struct BatchItem {
 
 class Program {
  public:
-  /// Both must outlive the program.
-  Program(const model::HybridModel& model, StateCache& cache) : model_(model), cache_(cache) {}
+  /// Both must outlive the program. Puts the model's parameters on huge pages, since a token reads
+  /// them all.
+  Program(const model::HybridModel& model, StateCache& cache);
 
   /// Runs the items and advances their sequences in the cache. Returns hidden_TD of all their
   /// tokens, in order. Takes the step form when every item holds one token. Throws, with the states

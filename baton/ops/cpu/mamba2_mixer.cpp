@@ -15,7 +15,6 @@ Mamba2MixerGradients mamba2_mixer_backward_cpu(
     const at::Tensor& y_TI,
     const at::Tensor& convolved_TC,
     const Mamba2MixerInputs& in) {
-  check_mamba2_mixer(in);
   const Mamba2MixerColumns columns = mamba2_mixer_columns(in.projected_TC, in);
   const SsdInputs scan = mamba2_mixer_scan(convolved_TC, columns.dt_TH, in);
   GatedNormGradients gate =
