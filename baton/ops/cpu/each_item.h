@@ -28,8 +28,8 @@ void for_each_item(std::int64_t count, const Work& work) {
     return;
   }
   struct alignas(64) Part { // of one thread; counters apart, so that they do not share a line
-    std::atomic<std::int64_t> next;
-    std::int64_t end;
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
   };
   // At least two ranges: ATen runs a single one outside of a parallel region, where oneDNN takes
   // all threads.
