@@ -23,6 +23,7 @@ class Case:
     peers: dict[str, Prepare] = dataclasses.field(default_factory=dict)
     bytes: float = 0.0
     flops: float = 0.0
+    between: float = 0.0  # bytes that passes between products read and write, and nothing hides
     graph: bool = False  # launches are replayed from a CUDA graph, since the host takes longer
     small: "Case | None" = None
 

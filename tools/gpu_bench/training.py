@@ -61,9 +61,11 @@ def cross_entropy_case(tokens, width, vocabulary, small=None):
             return loss, *torch.autograd.grad(loss, wanted)
         return call
 
+    # Between products, fp32 logits are read and their gradients written in bf16.
     return Case(f"cross_entropy with gradients, {tokens} tokens, {width} x {vocabulary}",
                 ("cross_entropy_with_grads",), make, ours, {"torch": peer},
                 2 * 2 * width * (tokens + vocabulary), 6 * tokens * width * vocabulary,
+                between=(4 + 2) * tokens * vocabulary,
                 small=cross_entropy_case(*small) if small else None)
 
 
