@@ -28,11 +28,12 @@ std::string with_size(const std::string& name, std::int64_t size) {
 
 } // namespace
 
-SsdKernel ssd_hopper_kernel(std::int64_t N, bool gated) {
+SsdKernel ssd_hopper_kernel(std::int64_t N, bool gated, bool convolves) {
   const int panels = N == 64 ? kHopperForwardPanels<64> : kHopperForwardPanels<128>;
   return kernel_of(
       "ssd_hopper.cu",
-      "ssd_hopper<" + std::to_string(N) + (gated ? ", true>" : ", false>"),
+      "ssd_hopper<" + std::to_string(N) + (gated ? ", true" : ", false") +
+          (convolves ? ", true>" : ", false>"),
       kHopperThreads,
       panels * kPanelBytes + kHopperRest);
 }
@@ -64,8 +65,11 @@ void add_ssd_hopper_kernels(std::vector<KernelBudget>& kernels) {
     const auto add = [&](const SsdKernel& kernel, int registers) {
       kernels.push_back({kernel.spec, registers, serves, kHopperArch});
     };
-    add(ssd_hopper_kernel(state_dim, false), kForTwoBlocks);
-    add(ssd_hopper_kernel(state_dim, true), kForTwoBlocks);
+    for (const bool gated : {false, true}) {
+      for (const bool convolves : {false, true}) {
+        add(ssd_hopper_kernel(state_dim, gated, convolves), kForTwoBlocks);
+      }
+    }
     add(ssd_hopper_gradients_kernel(state_dim), kForOneBlock);
   }
   const auto sweeps = [](std::int64_t columns) {

@@ -14,7 +14,8 @@ namespace baton::ops {
 /// The architecture of these kernels.
 inline constexpr const char* kHopperArch = "sm_90a";
 
-SsdKernel ssd_hopper_kernel(std::int64_t N, bool gated);
+/// `convolves` x on the way.
+SsdKernel ssd_hopper_kernel(std::int64_t N, bool gated, bool convolves);
 /// A block takes 64 or 128 columns of a state.
 SsdKernel ssd_hopper_sweep_kernel(std::int64_t columns);
 SsdKernel ssd_hopper_gradients_kernel(std::int64_t N);

@@ -60,8 +60,8 @@ TEST(CudaKernels, AModelLaunchesThoseOfItsTypesAndSizes) {
     }
   }
   EXPECT_TRUE(names.contains("baton::ssd_forward<__nv_bfloat16, 64, 128>"));
-  EXPECT_TRUE(names.contains("baton::ssd_hopper<128, true>"));
-  EXPECT_FALSE(names.contains("baton::ssd_hopper<64, true>"));
+  EXPECT_TRUE(names.contains("baton::ssd_hopper<128, true, false>"));
+  EXPECT_FALSE(names.contains("baton::ssd_hopper<64, true, false>"));
   EXPECT_FALSE(names.contains("baton::ssd_forward<__nv_bfloat16, 64, 256>"));
 }
 

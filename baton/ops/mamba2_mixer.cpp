@@ -217,50 +217,6 @@ Tensor mamba2_mixer_autograd(const Mamba2MixerInputs& in) {
   return call_forward(in);
 }
 
-/// Of any device: what each of the three operators does there.
-Tensor mamba2_mixer_forward(const Mamba2MixerInputs& in) {
-  check_mamba2_mixer(in);
-  const Mamba2MixerColumns columns = mamba2_mixer_columns(in.projected_TC, in);
-  const SsdInputs scan = mamba2_mixer_scan(convolve(in, columns.xbc_TC), columns.dt_TH, in);
-  if (in.norm_weight) {
-    const Tensor y_TI = ssd(scan, {}, /*final_states=*/false).y_THP.flatten(1);
-    return gated_norm(y_TI, columns.z_TI, in.norm_weight, in.norm);
-  }
-  const Tensor z_THP =
-      columns.z_TI.unflatten_symint(1, {scan.x_THP.sym_size(1), scan.x_THP.sym_size(2)});
-  return ssd(scan, {}, /*final_states=*/false, z_THP).y_THP.flatten(1);
-}
-
-/// `kRun` as the operator `baton::mamba2_mixer`.
-template <Tensor (*kRun)(const Mamba2MixerInputs& inputs)>
-Tensor mamba2_mixer_kernel(
-    const Tensor& projected,
-    const Tensor& conv_weight,
-    const OptionalTensor& conv_bias,
-    const Tensor& A,
-    const Tensor& starts,
-    const OptionalTensor& D,
-    const OptionalTensor& dt_bias,
-    const OptionalTensor& norm_weight,
-    std::int64_t groups,
-    double eps,
-    std::int64_t norm_group_size,
-    bool gate_first,
-    double dt_min,
-    std::optional<double> dt_max) {
-  return kRun(
-      {projected,
-       conv_weight,
-       conv_bias,
-       A,
-       starts,
-       D,
-       {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
-       norm_weight,
-       {eps, norm_group_size, gate_first},
-       groups});
-}
-
 Mamba2MixerGradients mamba2_mixer_backward_meta(
     const Tensor& /*dout_TI*/,
     const Tensor& /*y_TI*/,
@@ -318,6 +274,18 @@ void check_mamba2_mixer(const Mamba2MixerInputs& in) {
       heads,
       " and G ",
       in.num_groups);
+}
+
+Tensor mamba2_mixer_in_turn(const Mamba2MixerInputs& in) {
+  const Mamba2MixerColumns columns = mamba2_mixer_columns(in.projected_TC, in);
+  const SsdInputs scan = mamba2_mixer_scan(convolve(in, columns.xbc_TC), columns.dt_TH, in);
+  if (in.norm_weight) {
+    const Tensor y_TI = ssd(scan, {}, /*final_states=*/false).y_THP.flatten(1);
+    return gated_norm(y_TI, columns.z_TI, in.norm_weight, in.norm);
+  }
+  const Tensor z_THP =
+      columns.z_TI.unflatten_symint(1, {scan.x_THP.sym_size(1), scan.x_THP.sym_size(2)});
+  return ssd(scan, {}, /*final_states=*/false, z_THP).y_THP.flatten(1);
 }
 
 void check_mamba2_mixer_backward(const Tensor& convolved_TC, const Mamba2MixerInputs& in) {
@@ -398,7 +366,7 @@ TORCH_LIBRARY_FRAGMENT(baton, library) {
 }
 
 TORCH_LIBRARY_IMPL(baton, CompositeExplicitAutograd, library) {
-  library.impl("mamba2_mixer", &mamba2_mixer_kernel<mamba2_mixer_forward>);
+  library.impl("mamba2_mixer", &mamba2_mixer_kernel<mamba2_mixer_in_turn>);
 }
 
 TORCH_LIBRARY_IMPL(baton, Meta, library) {

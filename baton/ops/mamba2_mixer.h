@@ -43,6 +43,47 @@ struct Mamba2MixerColumns {
 /// floating input; a second derivative is refused. Throws c10::Error for bad input.
 at::Tensor mamba2_mixer(const Mamba2MixerInputs& inputs);
 
+/// Throws c10::Error naming the rule and the values where sizes do not fit each other.
+void check_mamba2_mixer(const Mamba2MixerInputs& inputs);
+
+/// A mixer's outputs without a thought of gradients, for inputs that passed check_mamba2_mixer().
+using Mamba2MixerForward = at::Tensor(const Mamba2MixerInputs& inputs);
+
+/// On any device: its three operators one after the other.
+Mamba2MixerForward mamba2_mixer_in_turn;
+
+/// `kRun` as the operator `baton::mamba2_mixer`.
+template <Mamba2MixerForward kRun>
+at::Tensor mamba2_mixer_kernel(
+    const at::Tensor& projected,
+    const at::Tensor& conv_weight,
+    const std::optional<at::Tensor>& conv_bias,
+    const at::Tensor& A,
+    const at::Tensor& starts,
+    const std::optional<at::Tensor>& D,
+    const std::optional<at::Tensor>& dt_bias,
+    const std::optional<at::Tensor>& norm_weight,
+    std::int64_t groups,
+    double eps,
+    std::int64_t norm_group_size,
+    bool gate_first,
+    double dt_min,
+    std::optional<double> dt_max) {
+  const Mamba2MixerInputs inputs{
+      projected,
+      conv_weight,
+      conv_bias,
+      A,
+      starts,
+      D,
+      {dt_bias, true, dt_min, dt_max.value_or(kNoTimeStepLimit)},
+      norm_weight,
+      {eps, norm_group_size, gate_first},
+      groups};
+  check_mamba2_mixer(inputs);
+  return kRun(inputs);
+}
+
 /// Gradients of the inputs; those of absent inputs hold no elements.
 struct Mamba2MixerGradients {
   at::Tensor dprojected_TC;
@@ -106,9 +147,6 @@ Mamba2MixerTuple mamba2_mixer_backward_kernel(
   check_mamba2_mixer_backward(convolved, inputs);
   return as_tuple(kRun(dout, y, convolved, inputs));
 }
-
-/// Throws c10::Error naming the rule and the values where sizes do not fit each other.
-void check_mamba2_mixer(const Mamba2MixerInputs& inputs);
 
 Mamba2MixerColumns mamba2_mixer_columns(const at::Tensor& rows_TC, const Mamba2MixerInputs& inputs);
 

@@ -323,7 +323,7 @@ at::Tensor causal_conv1d_step_cuda(
     const Launcher launcher(x_BC);
     launcher.launch(
         causal_conv1d_step_kernel(x_BC.scalar_type(), pack, call.given.width),
-        {.grid = {blocks_for(blocks), 1, 1}, .block = {kConvStepThreads, 1, 1}},
+        {.grid = {blocks_for(blocks), 1, 1}, .block = {kConvStepThreads, 1, 1}, .overlaps = true},
         call.given,
         states_SCK.mutable_data_ptr(),
         y_BC.mutable_data_ptr());

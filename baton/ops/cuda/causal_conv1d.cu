@@ -2,6 +2,7 @@
 // The causal convolution of packed sequences. A thread walks along tokens with a few neighbouring
 // channels, and keeps the inputs that the next output sees in registers.
 #include "baton/ops/cuda/causal_conv1d.cuh"
+#include "baton/ops/cuda/launch_overlap.cuh"
 
 namespace baton {
 
@@ -99,6 +100,7 @@ __device__ void keep_final_state(const ConvArguments& given, void* final_states,
 template <typename T, int kPack, int kWidth, bool kSilu>
 __global__ void __launch_bounds__(kConvThreads, kConvBlocks<T, kWidth>)
     causal_conv1d(const ConvArguments given, void* y, void* final_states) {
+  let_next_begin();
   const int tile = blockIdx.x / given.columns;
   if (tile >= given.tiles) {
     keep_final_state<T, kWidth>(given, final_states, blockIdx.x - given.tiles * given.columns);

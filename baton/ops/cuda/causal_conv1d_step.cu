@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One token of each sequence, with the state moved up by it.
 #include "baton/ops/cuda/causal_conv1d.cuh"
+#include "baton/ops/cuda/launch_overlap.cuh"
 
 namespace baton {
 
@@ -49,10 +50,12 @@ __device__ void advance_state(
   }
 }
 
-/// A thread takes kPack channels of one sequence.
+/// A thread takes kPack channels of one sequence. Launched to overlap, as short as it is.
 template <typename T, int kPack, int kWidth>
 __global__ void __launch_bounds__(kConvStepThreads, 8)
     causal_conv1d_step(const ConvArguments given, void* states, void* y) {
+  let_next_begin();
+  wait_for_launch_before();
   const int sequence = blockIdx.x / given.columns;
   const int place = blockIdx.x % given.columns * kConvStepThreads + threadIdx.x;
   const int channel = place * kPack;

@@ -6,7 +6,7 @@
 namespace baton {
 
 /// Lets a launch that overlaps this one begin, once all blocks have called it or ended. One thread
-/// of a block.
+/// of a block, or more.
 __device__ inline void let_next_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");

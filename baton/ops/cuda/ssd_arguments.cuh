@@ -58,6 +58,19 @@ struct SsdStates {
   bool packed; ///< base, stride and N are multiples of 16 bytes
 };
 
+/// Widest convolution that a scan makes on its way.
+constexpr int kSsdConvWidth = 4;
+
+/// The causal convolution, with SiLU, that makes x of what a scan is given in its place, where no
+/// sequence is cut or joined to others. Parameters are bf16, or fp32 where their flag says so.
+struct SsdConvolution {
+  const void* weight; ///< [H P, width], dense; null: x is given
+  const void* bias;   ///< [H P], or null
+  int width;          ///< 1 to kSsdConvWidth
+  bool fp32_weight;
+  bool fp32_bias;
+};
+
 /// Operands of a sweep: x and B forwards, dy and C backwards, and the states to start from.
 struct SsdSweepInputs {
   SsdRows values;
@@ -107,6 +120,7 @@ struct SsdForwardInputs {
   SsdRows C;
   SsdSkipInputs D;
   SsdStates incoming; ///< one a segment
+  SsdConvolution convolution;
 };
 
 } // namespace baton

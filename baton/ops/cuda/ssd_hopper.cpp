@@ -10,6 +10,9 @@
 namespace baton::ops::cuda {
 namespace {
 
+// Of a multiprocessor's shared memory, so that no two blocks share one.
+constexpr unsigned kMoreThanHalf = 116 << 10;
+
 jit::TileMap map_rows(const SsdRows& rows, std::int64_t tokens, std::int64_t values) {
   // Rows of a single token may lie any stride apart.
   const std::int64_t stride = tokens == 1 ? values : rows.stride;
@@ -59,11 +62,17 @@ void launch_hopper_forward(
     const SsdRows* z,
     at::Tensor& y,
     float* leaving) {
-  const SsdKernel kernel = ssd_hopper_kernel(plan.sizes.N, z != nullptr);
+  const SsdKernel kernel =
+      ssd_hopper_kernel(plan.sizes.N, z != nullptr, inputs.convolution.weight != nullptr);
   const Maps maps{plan.sizes};
   const jit::TileMap y_map = maps.dense_values(y.const_data_ptr());
   jit::LaunchShape shape = shape_of(kernel, plan.blocks());
-  shape.overlaps = plan.cut(); // with the launch that makes the states of segments
+  // With the launch that makes the states of segments, or B and C.
+  shape.overlaps = plan.cut() || inputs.convolution.weight != nullptr;
+  // Its blocks would gather in pairs on the multiprocessors that are free first.
+  if (shape.overlaps && plan.blocks() <= launcher.multiprocessors()) {
+    shape.shared_bytes = std::max(shape.shared_bytes, kMoreThanHalf);
+  }
   launcher.launch(
       kernel.spec,
       shape,

@@ -4,11 +4,12 @@
 // chunk's tokens up to i:
 //   y_i = exp(l_i) h C_i + sum_{j <= i} (C_i . B_j) exp(l_i - l_j) dt_j x_j + D x_i
 //   h <- exp(l_last) h + sum_j dt_j exp(l_last - l_j) x_j B_j^T
-// and, gated, y_i silu(z_i) in place of y_i.
+// and, gated, y_i silu(z_i) in place of y_i. x may be made by a convolution on the way.
 #include "baton/ops/cuda/gates.cuh"
 #include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/shared_memory.cuh"
 #include "baton/ops/cuda/ssd_hopper.cuh"
+#include "baton/ops/cuda/ssd_hopper_convolution.cuh"
 
 namespace baton {
 
@@ -29,10 +30,11 @@ struct SsdHopperShared {
   SsdTimes<kSsdChunk> times[kStages];
   float D[kHeadColumns];
   float* leaving; ///< where the state goes at the end: kept here for want of registers; or null
-  SharedBarrier full[kStages];  ///< the tiles of a stage have come
-  SharedBarrier timed[kStages]; ///< its time steps are there
-  SharedBarrier empty[kStages]; ///< both are done with
-  SharedBarrier gate;           ///< z has come
+  SharedBarrier full[kStages];      ///< the tiles of a stage have come
+  SharedBarrier timed[kStages];     ///< its time steps are there
+  SharedBarrier convolved[kStages]; ///< its x is convolved, where that is to be done
+  SharedBarrier empty[kStages];     ///< all are done with
+  SharedBarrier gate;               ///< z has come
 };
 
 static_assert(
@@ -42,7 +44,7 @@ static_assert(
 constexpr int kConsumerBarrier = 1;
 
 /// The threads that multiply: warp w holds rows 16 w to 16 w + 15 of every product.
-template <int kN, bool kGated>
+template <int kN, bool kGated, bool kConvolves>
 struct SsdHopperConsumer {
   using Shared = SsdHopperShared<kN>;
   static constexpr int kQ = kSsdChunk;
@@ -205,6 +207,9 @@ struct SsdHopperConsumer {
         columns[2] *= from_start[1];
         columns[3] *= from_start[1];
       }
+      if constexpr (kConvolves) {
+        shared.convolved[chunk % 2].wait(chunk / 2 % 2);
+      }
       begin_products();
 #pragma unroll
       for (int k = 0; k < kQ / 16; ++k) {
@@ -256,42 +261,36 @@ struct SsdHopperConsumer {
   }
 };
 
-/// Starts the copies of a chunk's tiles as soon as their stage is free. One thread.
+/// Starts the copies of a chunk's tiles to its stage, which is free. One thread.
 template <int kN, bool kGated>
 __device__ void bring_tiles(
     SsdHopperShared<kN>& shared,
     const SsdSegment& segment,
-    int chunks,
+    int chunk,
     int head,
     int group,
     const TileMap& x_map,
     const TileMap& B_map,
     const TileMap& C_map,
     const TileMap& z_map) {
-  using Shared = SsdHopperShared<kN>;
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    auto& stage = shared.stages[chunk % 2];
-    SharedBarrier& full = shared.full[chunk % 2];
-    if (chunk >= 2) {
-      shared.empty[chunk % 2].wait((chunk / 2 - 1) % 2);
-    }
-    const int row = static_cast<int>(segment.first) + chunk * kSsdChunk;
-    full.arrive_expecting(sizeof(stage));
-    for (int panel = 0; panel < Shared::kPanels; ++panel) {
-      load_tile(stage.C[panel], C_map, group * kN + panel * 64, row, full);
-      load_tile(stage.B[panel], B_map, group * kN + panel * 64, row, full);
-    }
-    load_tile(stage.x, x_map, head * 64, row, full);
-    if constexpr (kGated) {
-      prefetch_tile(z_map, head * 64, row);
-    }
+  auto& stage = shared.stages[chunk % 2];
+  SharedBarrier& full = shared.full[chunk % 2];
+  const int row = static_cast<int>(segment.first) + chunk * kSsdChunk;
+  full.arrive_expecting(sizeof(stage));
+  load_tile(stage.x, x_map, head * 64, row, full);
+  for (int panel = 0; panel < SsdHopperShared<kN>::kPanels; ++panel) {
+    load_tile(stage.C[panel], C_map, group * kN + panel * 64, row, full);
+    load_tile(stage.B[panel], B_map, group * kN + panel * 64, row, full);
+  }
+  if constexpr (kGated) {
+    prefetch_tile(z_map, head * 64, row);
   }
 }
 
 /// One block for a head in a segment: block segment H + head. Four warps multiply, two keep time
-/// and one thread brings tiles. states, if not null, receives the state that leaves each sequence.
-/// Gated, y is multiplied by silu(z).
-template <int kN, bool kGated>
+/// and bring tiles, and two convolve x where that is to be done. states, if not null, receives the
+/// state that leaves each sequence. Gated, y is multiplied by silu(z).
+template <int kN, bool kGated, bool kConvolves>
 __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     SsdLayout layout,
     SsdTimeInputs time,
@@ -316,6 +315,7 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     for (int i = 0; i < Shared::kStages; ++i) {
       shared.full[i].start(1);
       shared.timed[i].start(kWarpThreads);
+      shared.convolved[i].start(2 * kWarpThreads);
       shared.empty[i].start(1);
     }
     shared.gate.start(1);
@@ -332,11 +332,11 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
   }
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
-    take_registers<208>();
+    take_registers<192>();
     const int channel = static_cast<int>(threadIdx.x) / kWarpThreads * 16;
     wait_for_launch_before(); // of states; all else was there before that began
     WarpSums<16, kN> initial = load_state<16, kN>(in.incoming, layout, number, head, channel, 0);
-    SsdHopperConsumer<kN, kGated> consumer{shared, segment, chunks};
+    SsdHopperConsumer<kN, kGated, kConvolves> consumer{shared, segment, chunks};
 #pragma unroll
     for (int n = 0; n < kN / 8; ++n) {
 #pragma unroll
@@ -357,13 +357,18 @@ __global__ void __launch_bounds__(kHopperThreads, 2) ssd_hopper(
     }
     return;
   }
-  give_registers<48>();
+  give_registers<64>();
   const int warp = static_cast<int>(threadIdx.x - kWarpgroup) / kWarpThreads;
   if (warp < 2) {
-    keep_time(shared, time, segment, head, warp, /*reverse=*/false);
-  } else if (threadIdx.x == kHopperThreads - 1) {
     const int group = head / (layout.heads / layout.groups);
-    bring_tiles<kN, kGated>(shared, segment, chunks, head, group, x_map, B_map, C_map, z_map);
+    keep_time(shared, time, segment, head, warp, /*reverse=*/false, [&](int chunk) {
+      if (kConvolves && chunk < 2) {
+        wait_for_launch_before(); // of B and C
+      }
+      bring_tiles<kN, kGated>(shared, segment, chunk, head, group, x_map, B_map, C_map, z_map);
+    });
+  } else if (kConvolves) {
+    convolve_tiles(shared, segment, ConvolvedPair(in.convolution, head), warp - 2);
   }
 }
 

@@ -115,15 +115,17 @@ __device__ inline int chunks_of(const SsdSegment& segment) {
 }
 
 /// Makes the time steps of every second chunk of a walk, from its `first` on (0 or 1), into the
-/// stages of `shared` as they become free. One warp.
-template <typename Shared>
+/// stages of `shared` as they become free, and calls begin(i) in one lane as soon as chunk i's is.
+/// One warp.
+template <typename Shared, typename Begin>
 __device__ void keep_time(
     Shared& shared,
     const SsdTimeInputs& time,
     const SsdSegment& segment,
     int head,
     int first,
-    bool reverse) {
+    bool reverse,
+    const Begin& begin) {
   constexpr int kStages = Shared::kStages;
   const int chunks = chunks_of(segment);
   const auto part = [&](int i) { return reverse ? chunks - 1 - i : i; };
@@ -139,6 +141,10 @@ __device__ void keep_time(
     if (i >= kStages) {
       shared.empty[i % kStages].wait((i / kStages - 1) % 2);
     }
+    if (warp_lane() == 0) {
+      begin(i);
+    }
+    __syncwarp();
     const SsdRawSteps<kSsdChunk> later = read(i + 2);
     write_times(shared.times[i % kStages], time, head, raw, segment.tokens - part(i) * kSsdChunk);
     shared.timed[i % kStages].arrive();

@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kHopperThreads, kColumns == 64 ? 3 : 2) ssd_ho
   }
   give_registers<kColumns == 64 ? 48 : 72>();
   if (warp < 2) {
-    keep_time(shared, time, segment, stretch.head, warp, walk.reverse);
+    keep_time(shared, time, segment, stretch.head, warp, walk.reverse, [](int) {});
   } else if (threadIdx.x == kHopperThreads - 1) {
     const bool second = blockIdx.y != 0;
     bring_tiles(

@@ -59,13 +59,16 @@ SsdSource::SsdSource(const at::Tensor& tensor, const std::optional<at::Tensor>& 
           static_cast<int>(owner.size(0)),
           packs_fit(owner, widest_pack(at::kFloat))} {}
 
+bool are_short(const SsdSizes& sizes) {
+  return sizes.B > 1 && sizes.T > 0 && sizes.T < sizes.B * kShortTokens;
+}
+
 SsdStream join_short_sequences(
     const Launcher& launcher,
     const at::Tensor& starts,
     const SsdSizes& sizes,
     bool states_asked) {
-  if (states_asked || sizes.B < 2 || sizes.T == 0 || sizes.T >= sizes.B * kShortTokens ||
-      starts.scalar_type() != at::kInt) {
+  if (states_asked || !are_short(sizes) || starts.scalar_type() != at::kInt) {
     return {sizes, starts, {}};
   }
   SsdStream joined{sizes, at::empty({2}, starts.options()), {}};

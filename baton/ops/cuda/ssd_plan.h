@@ -37,6 +37,9 @@ struct SsdStream {
   at::Tensor marks;  ///< see SsdTimeInputs; undefined where sequences are as they were given
 };
 
+/// Whether sequences are short on the average, and more than one.
+bool are_short(const SsdSizes& sizes);
+
 /// The stream with its short sequences joined to one, in which marked tokens forget what came
 /// before: chunks and blocks are filled by many of them. For calls that ask nothing of states
 /// before and after sequences; else, and where sequences are long on the average, the stream as it

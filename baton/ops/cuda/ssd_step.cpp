@@ -107,10 +107,11 @@ at::Tensor run_step(
            {static_cast<unsigned>(tiles),
             static_cast<unsigned>(sizes.H),
             static_cast<unsigned>(sizes.B)},
-       .block = {step.kernel.threads, 1, 1}},
+       .block = {step.kernel.threads, 1, 1},
+       .overlaps = true},
       layout,
       time.inputs,
-      SsdForwardInputs{x.rows, B.rows, C.rows, skip.inputs, source.states},
+      SsdForwardInputs{x.rows, B.rows, C.rows, skip.inputs, source.states, /*convolution=*/{}},
       states.mutable_data_ptr<float>(),
       y.mutable_data_ptr(),
       group_factor(sizes));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One token of the scan for each of several sequences: every state is read and written once, past
 // the caches as far as they can be told, since nobody reads it again before the next token.
+#include "baton/ops/cuda/launch_overlap.cuh"
 #include "baton/ops/cuda/ssd_chunks.cuh"
 #include "baton/ops/cuda/widen.cuh"
 
@@ -131,6 +132,7 @@ struct SsdStepBits {
 /// the states can be read four values at a time. A head's group is the upper half of the product
 /// with group_factor, or the head itself where that is 0: a division would hold up all reads. All
 /// reads come first, and nothing that waits for one of them comes before the reads of the states.
+/// Launched to overlap: a step is so short that beginning and ending count.
 template <typename T, int kN, bool kPacked>
 __global__ void __launch_bounds__(kSsdStepThreads) ssd_step(
     SsdLayout layout,
@@ -142,6 +144,8 @@ __global__ void __launch_bounds__(kSsdStepThreads) ssd_step(
   using Shape = SsdStepShape<kN>;
   const int head = blockIdx.y;
   const int b = blockIdx.z;
+  let_next_begin();
+  wait_for_launch_before();
   const int slot = in.incoming.slots[b]; // first, since the states wait for it
   const int first = blockIdx.x * Shape::kRows + static_cast<int>(threadIdx.x) / Shape::kLanes;
   const int N = layout.state_dim;

@@ -34,7 +34,7 @@ def expect_close_together(got, expected, dtype, what):
 class Case:
     """Inputs that the dtype holds exactly, as fp64 on the CPU."""
 
-    def __init__(self, lengths, dtype, H, P, G, N, norm, extra=0, skip="head"):
+    def __init__(self, lengths, dtype, H, P, G, N, norm, extra=0, skip="head", K=4):
         torch.manual_seed(sum(lengths) + P + N)
         T, inner, conv = sum(lengths), H * P, H * P + 2 * G * N
         self.dtype, self.H, self.P, self.G, self.N = dtype, H, P, G, N
@@ -44,7 +44,7 @@ class Case:
         half = lambda *shape: torch.randn(shape).to(dtype).double()  # noqa: E731
         self.inputs = {
             "projected": half(T, extra + inner + conv + H),
-            "conv_weight": half(conv, 4) / 2,
+            "conv_weight": half(conv, K) / 2,
             "conv_bias": None if norm == "none" else half(conv) / 2,
             "A": (-torch.rand(H) - 0.05).double(),
             "D": {"none": None, "head": torch.randn(H).double(),
@@ -155,6 +155,45 @@ def test_rows_that_packs_do_not_fit(ops, judge, device, dtype, H, P, N, extra):
 def test_heads_that_blocks_share(ops, judge, device, dtype):
     """Several blocks add up the gradients of one group's B and C."""
     check(Case([64], dtype, 16, 64, 1, 128, "gate first"), ops, judge, device)
+
+
+def in_turn(case, ops, i, starts):
+    """As one operator, by three."""
+    H, P, G, N = case.H, case.P, case.G, case.N
+    z, xbc, dt = i["projected"][:, case.extra:].split([H * P, H * P + 2 * G * N, H], 1)
+    xbc, _ = ops.causal_conv1d(xbc, i["conv_weight"], i["conv_bias"], starts)
+    x, B, C = xbc.split([H * P, G * N, G * N], 1)
+    z_of_scan = z.unflatten(1, (H, P)) if i["norm_weight"] is None else None
+    y, _ = ops.ssd(
+        x.unflatten(1, (H, P)), dt, i["A"], B.unflatten(1, (G, N)), C.unflatten(1, (G, N)), starts,
+        i["D"], i["dt_bias"], None, None, True, *LIMITS, final_states=False, z=z_of_scan)
+    y = y.flatten(1)
+    return y if z_of_scan is not None else ops.gated_norm(y, z, i["norm_weight"], EPS, *case.norm)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("norm", ["none", "gate first"])
+@pytest.mark.parametrize("K", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("H, G, N, lengths", [
+    (192, 2, 64, [1]), (192, 1, 128, [33]), (192, 8, 128, [1111]), (64, 8, 128, [1, 899, 0, 64, 700]),
+    (128, 8, 64, [2100]), (128, 2, 128, [65] * 20)], ids=str)
+def test_scan_convolves(ops, judge, device, emulated, H, G, N, lengths, K, norm, wide):
+    """Without gradients, the scan of enough heads of 64 channels makes the convolution on its way, to
+    the bit as the convolution alone."""
+    if device == "cpu":
+        pytest.skip("only sm_90a's scan convolves")
+    case = Case(lengths, torch.bfloat16, H, 64, G, N, norm, extra=8, K=K)
+    i = case.leaves(device, requires_grad=False)
+    if wide:
+        i |= {name: i[name].float() for name in ("conv_weight", "conv_bias") if i[name] is not None}
+    out = case.run(ops, i, device)
+    if H != 128:  # whose single sequence is cut where the scan does not convolve
+        assert torch.equal(out, in_turn(case, ops, i, case.starts.to(device)))
+    for _ in range(1 if emulated else 10):
+        assert torch.equal(out, case.run(ops, i, device))
+    if not wide:
+        expected = case.judged(judge, case.leaves(requires_grad=False))
+        expect_close_together(out, expected, case.dtype, "out")
 
 
 @pytest.mark.parametrize("where", ["ops", "judge", "meta"])
