@@ -138,6 +138,43 @@ def scan_cases(size, small=None):
     )
 
 
+def document_inputs(size, documents, device):
+    """Those of a scan over one sequence, and the starts of documents of random length in it."""
+    cuts = torch.randperm(size.tokens - 1, generator=torch.Generator().manual_seed(0))
+    inner = cuts[:documents - 1].sort().values + 1
+    ends = torch.tensor([size.tokens])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), inner, ends]).int()
+    return {**scan_inputs(size, device), "documents": starts.to(device)}
+
+
+def scan_over(starts, gradients):
+    """The scan over sequences that begin at inputs[starts]."""
+    def forward(i, x, dt, A, B, C, D, dt_bias):
+        return ops.ssd(x, dt, A, B, C, i[starts], D, dt_bias, final_states=False)[:1]
+
+    def alone(i):
+        return lambda: forward(i, *(i[name] for name in GRADIENTS))
+
+    def both(i):
+        wanted = leaves(i, GRADIENTS)
+        return lambda: torch.autograd.grad(forward(i, *wanted), wanted, i["dy"])
+
+    return both if gradients else alone
+
+
+def document_cases(size, documents):
+    """Many documents beside one sequence of as many tokens, which takes the place of a peer."""
+    backward_bytes = 2 * size.scan_bytes() - 2 * size.tokens * size.inner
+    for gradients in (False, True):
+        yield Case(f"ssd{' with gradients' if gradients else ''}, {documents} documents, {size}",
+                   ("ssd", "ssd_backward"),
+                   lambda device: document_inputs(size, documents, device),
+                   scan_over("documents", gradients),
+                   {"one sequence": scan_over("starts", gradients)},
+                   size.scan_bytes() + gradients * backward_bytes,
+                   (4 if gradients else 1) * size.scan_flops())
+
+
 def state_case(size, small=None):
     def ours(i):
         return lambda: ops.ssd_state(i["x"], i["dt"], i["A"], i["B"], i["starts"], i["dt_bias"])
@@ -265,6 +302,8 @@ def step_case(size, small=None):
 def cases(small):
     yield from (case for size in ((SMALL,) if small else LARGE)
                 for case in scan_cases(size, SMALL))
+    for size in ((SMALL,) if small else (LARGE[2], Size(1, 2**18, 64))):
+        yield from document_cases(size, 20 if small else 1000)
     yield state_case(SMALL if small else LARGE[2], SMALL)
     yield from (case for size in ((SMALL,) if small else (LARGE[1], LARGE[0]))
                 for case in path_cases(size, SMALL))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mixer as one operator on CUDA, against the CPU's operators one after the other in fp64."""
 
+import re
+
 import pytest
 import torch
 
@@ -194,6 +196,23 @@ def test_scan_convolves(ops, judge, device, emulated, H, G, N, lengths, K, norm,
     if not wide:
         expected = case.judged(judge, case.leaves(requires_grad=False))
         expect_close_together(out, expected, case.dtype, "out")
+
+
+@pytest.mark.parametrize("K, convolves", [(1, True), (4, True), (5, False)])
+@pytest.mark.parametrize("norm", ["none", "gate first"])
+def test_convolving_scan_is_what_runs(ops, device, emulated, norm, K, convolves):
+    if emulated or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("only sm_90a's scan convolves, and a tool that watches kernels keeps others out")
+    case = Case([1111], torch.bfloat16, 192, 64, 8, 128, norm, K=K)
+    i = case.leaves(device, requires_grad=False)
+    case.run(ops, i, device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        case.run(ops, i, device)
+        torch.cuda.synchronize()
+    scans = [event.key for event in profile.key_averages() if "ssd_hopper" in event.key]
+    assert len(scans) == 1, [event.key for event in profile.key_averages()]
+    # Its last argument says so, as `true` or `(bool)1`.
+    assert bool(re.search(r"ssd_hopper<[^>]*\b(true|1) *>", scans[0])) == convolves, scans[0]
 
 
 @pytest.mark.parametrize("where", ["ops", "judge", "meta"])
