@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include "baton/ops/cpu/activation.h"
 #include "baton/ops/cpu/highway_targets.h"
 #include "baton/ops/row_checks.h"
 
@@ -18,25 +19,6 @@
 
 // Must come after foreach_target.h.
 #include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_ACTIVATION_ONCE
-#define BATON_OPS_CPU_ACTIVATION_ONCE
-namespace baton::ops {
-
-/// Rows of one call; strides count values.
-struct ActivationRows {
-  c10::ScalarType dtype;
-  const void* x;
-  const void* dy;        ///< backward only
-  void* out;             ///< y, or dx
-  std::int64_t channels; ///< of y
-  std::int64_t x_stride;
-  std::int64_t dy_stride;
-  std::int64_t out_stride;
-};
-
-} // namespace baton::ops
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
@@ -74,7 +56,7 @@ void for_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end, 
   });
 }
 
-void squared_relu_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
+void squared_relu_forward_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
   for_rows(task, begin, end, [&](const auto& row, auto sum) {
     vec::for_vectors<decltype(sum)>(task.channels, [&](auto d, auto i) HWY_ATTR {
       const auto positive = positive_part(d, vec::load(d, row.x + i));
@@ -93,7 +75,7 @@ void squared_relu_backward_rows(const ActivationRows& task, std::int64_t begin, 
   });
 }
 
-void swiglu_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
+void swiglu_forward_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
   for_rows(task, begin, end, [&](const auto& row, auto sum) {
     vec::for_vectors<decltype(sum)>(task.channels, [&](auto d, auto i) HWY_ATTR {
       const auto gate = vec::silu(d, vec::load(d, row.x + i));
@@ -126,9 +108,9 @@ HWY_AFTER_NAMESPACE();
 namespace baton::ops {
 namespace {
 
-HWY_EXPORT(squared_relu_rows);
+HWY_EXPORT(squared_relu_forward_rows);
 HWY_EXPORT(squared_relu_backward_rows);
-HWY_EXPORT(swiglu_rows);
+HWY_EXPORT(swiglu_forward_rows);
 HWY_EXPORT(swiglu_backward_rows);
 
 using Kernel = void (*)(const ActivationRows&, std::int64_t, std::int64_t);
@@ -159,7 +141,7 @@ at::Tensor squared_relu_cpu(const at::Tensor& x) {
   check_activation("x", x);
   at::Tensor y = at::empty(x.sizes(), x.options());
   if (x.numel() > 0) {
-    run(HWY_DYNAMIC_DISPATCH(squared_relu_rows), at::atleast_1d(x), {}, at::atleast_1d(y));
+    run(squared_relu_rows, at::atleast_1d(x), {}, at::atleast_1d(y));
   }
   return y;
 }
@@ -184,7 +166,7 @@ at::Tensor swiglu_cpu(const at::Tensor& x) {
   sizes.back() /= 2;
   at::Tensor y = at::empty(sizes, x.options());
   if (y.numel() > 0) {
-    run(HWY_DYNAMIC_DISPATCH(swiglu_rows), x, {}, y);
+    run(swiglu_rows, x, {}, y);
   }
   return y;
 }
@@ -206,6 +188,14 @@ at::Tensor swiglu_backward_cpu(const at::Tensor& dy, const at::Tensor& x) {
 }
 
 } // namespace
+
+void squared_relu_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(squared_relu_forward_rows)(task, begin, end);
+}
+
+void swiglu_rows(const ActivationRows& task, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_rows)(task, begin, end);
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("squared_relu", squared_relu_cpu);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One token of the convolution on the CPU, vectors running over channels. Weights and states hold
 // the K or K-1 values of a channel side by side.
+#include "baton/ops/cpu/causal_conv1d_step.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
@@ -20,27 +22,6 @@
 
 // Must come after foreach_target.h.
 #include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_CAUSAL_CONV1D_STEP_ONCE
-#define BATON_OPS_CPU_CAUSAL_CONV1D_STEP_ONCE
-namespace baton::ops {
-
-/// One token of one sequence: its pointers, each at channel 0.
-struct ConvStep {
-  c10::ScalarType dtype;           ///< of x and y
-  c10::ScalarType parameter_dtype; ///< as dtype, or fp32 beside bf16
-  c10::ScalarType state_dtype;     ///< the same
-  std::int64_t width;              ///< K
-  bool silu;
-  const void* x;
-  const void* weight_CK;
-  const void* bias; ///< may be null
-  void* state_CK;   ///< [C, K-1]; null for a sequence without one
-  void* y;
-};
-
-} // namespace baton::ops
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
@@ -231,9 +212,6 @@ namespace {
 
 HWY_EXPORT(step_block);
 
-// Channels of a work item: worth a thread, and a multiple of every vector.
-constexpr std::int64_t kChannelsPerItem = 512;
-
 at::Tensor causal_conv1d_step_cpu(
     const at::Tensor& x_BC,
     const at::Tensor& weight_CK,
@@ -264,6 +242,7 @@ at::Tensor causal_conv1d_step_cpu(
         .parameter_dtype = parameters,
         .state_dtype = states_SCK.scalar_type(),
         .width = weight_CK.size(1),
+        .channels = channels,
         .silu = silu,
         .x = row(x, b * x.stride(0)),
         .weight_CK = weight.const_data_ptr(),
@@ -272,19 +251,23 @@ at::Tensor causal_conv1d_step_cpu(
             slot < 0 || !has_states ? nullptr : row(states_SCK, slot * states_SCK.stride(0)),
         .y = row(y_BC, b * channels)};
   };
-  const std::int64_t blocks = (channels + kChannelsPerItem - 1) / kChannelsPerItem;
+  const std::int64_t items = conv_step_items(channels);
   constexpr std::int64_t kGrain = 4; // items worth a thread
-  at::parallel_for(0, x_BC.size(0) * blocks, kGrain, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, x_BC.size(0) * items, kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
-      const std::int64_t first = item % blocks * kChannelsPerItem;
-      HWY_DYNAMIC_DISPATCH(step_block)
-      (step_of(item / blocks), first, std::min(kChannelsPerItem, channels - first));
+      run_conv_step_item(step_of(item / items), item % items);
     }
   });
   return y_BC;
 }
 
 } // namespace
+
+void run_conv_step_item(const ConvStep& step, std::int64_t item) {
+  const std::int64_t first = item * kConvStepChannels;
+  const std::int64_t count = std::min(kConvStepChannels, step.channels - first);
+  HWY_DYNAMIC_DISPATCH(step_block)(step, first, count);
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("causal_conv1d_step_", causal_conv1d_step_cpu);

@@ -13,6 +13,7 @@
 #include <torch/library.h>
 
 #include "baton/ops/cpu/block_sums.h"
+#include "baton/ops/cpu/gated_norm.h"
 #include "baton/ops/cpu/highway_targets.h"
 #include "baton/ops/cpu/row_blocks.h"
 #include "baton/ops/row_checks.h"
@@ -23,30 +24,6 @@
 
 // Must come after foreach_target.h.
 #include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_GATED_NORM_ONCE
-#define BATON_OPS_CPU_GATED_NORM_ONCE
-namespace baton::ops {
-
-/// Rows of one call; strides count values. `weight` is null for no norm.
-struct GatedNormRows {
-  c10::ScalarType dtype;
-  c10::ScalarType weight_dtype; ///< as dtype, or that of the sums, as it is in the backward
-  const void* y;
-  const void* z;
-  const void* weight;
-  std::int64_t channels;
-  std::int64_t y_stride;
-  std::int64_t z_stride;
-  GatedNormConfig config;
-  const void* dout = nullptr; ///< this and what follows: backward only
-  std::int64_t dout_stride = 0;
-  void* dy = nullptr;
-  void* dz = nullptr;
-};
-
-} // namespace baton::ops
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
@@ -281,7 +258,7 @@ at::Tensor gated_norm_cpu(
   void* to = out.mutable_data_ptr();
   at::parallel_for(
       0, y_TD.size(0), rows_per_block(task.channels), [&](std::int64_t begin, std::int64_t end) {
-        HWY_DYNAMIC_DISPATCH(forward_rows)(task, to, begin, end);
+        gated_norm_rows(task, to, begin, end);
       });
   return out;
 }
@@ -326,6 +303,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gated_norm_backward_cpu(
 }
 
 } // namespace
+
+void gated_norm_rows(const GatedNormRows& task, void* out, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(forward_rows)(task, out, begin, end);
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("gated_norm", gated_norm_cpu);

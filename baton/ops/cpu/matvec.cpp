@@ -18,27 +18,8 @@
 #include <hwy/highway.h>
 
 #include "baton/ops/cpu/each_item.h"
+#include "baton/ops/cpu/matvec.h"
 #include "baton/ops/linear.h"
-
-#ifndef BATON_OPS_CPU_MATVEC_TASK
-#define BATON_OPS_CPU_MATVEC_TASK
-namespace baton::ops::cpu {
-
-/// Some weight rows against all rows of x.
-struct MatvecTask {
-  /// Contiguous, widened. For bf16 weights a row holds the values of even depths, then the others.
-  const float* x_BD;
-  std::int64_t num_rows; ///< B
-  std::int64_t depth;    ///< D
-  const void* weight_FD; ///< float or bfloat16
-  std::int64_t weight_stride;
-  const void* bias_F;       ///< of the weight's type; may be null
-  void* y_BF;               ///< of the weight's type
-  std::int64_t num_outputs; ///< F
-};
-
-} // namespace baton::ops::cpu
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops::cpu::HWY_NAMESPACE {
@@ -205,19 +186,7 @@ HWY_EXPORT(matvec_float);
 HWY_EXPORT(matvec_bfloat16);
 HWY_EXPORT(place_bfloat16);
 
-constexpr std::int64_t kBlockBytes = 128 << 10; // of weights, what an item reads
-
-/// bf16 rows of x as MatvecTask wants them.
-hwy::AlignedFreeUniquePtr<float[]> widened(const at::Tensor& x_BD) {
-  const std::int64_t depth = x_BD.size(1);
-  const auto values = static_cast<std::size_t>(std::max<std::int64_t>(1, x_BD.numel()));
-  auto rows = hwy::AllocateAligned<float>(values);
-  for (std::int64_t row = 0; row < x_BD.size(0); ++row) {
-    HWY_DYNAMIC_DISPATCH(place_bfloat16)
-    (x_BD.const_data_ptr<at::BFloat16>() + row * depth, depth, rows.get() + row * depth);
-  }
-  return rows;
-}
+constexpr std::int64_t kItemBytes = 128 << 10; // of weights
 
 at::Tensor matvec(
     const at::Tensor& x_BD,
@@ -225,40 +194,68 @@ at::Tensor matvec(
     const std::optional<at::Tensor>& bias_F) {
   check_matvec(x_BD, weight_FD, bias_F);
   const at::Tensor x = x_BD.contiguous();
-  const bool narrow = x.scalar_type() == at::kBFloat16;
-  const auto wide = narrow ? widened(x) : nullptr;
   const at::Tensor weight =
       weight_FD.stride(1) == 1 || weight_FD.size(1) == 1 ? weight_FD : weight_FD.contiguous();
   const at::Tensor bias = bias_F ? bias_F->contiguous() : at::Tensor();
   at::Tensor y_BF = at::empty({x.size(0), weight.size(0)}, x_BD.options());
-  const MatvecTask task{
-      narrow ? wide.get() : x.const_data_ptr<float>(),
-      x.size(0),
-      x.size(1),
-      weight.const_data_ptr(),
-      weight.stride(0),
-      bias.defined() ? bias.const_data_ptr() : nullptr,
-      y_BF.mutable_data_ptr(),
-      weight.size(0)};
   if (x.size(1) == 0) {
     return bias.defined() ? y_BF.copy_(bias.expand_as(y_BF)) : y_BF.zero_();
   }
-  const std::int64_t row_bytes = x.size(1) * weight.element_size();
-  const std::int64_t block = std::max<std::int64_t>(8, kBlockBytes / row_bytes / 8 * 8);
-  const std::int64_t count = x.size(0) == 0 ? 0 : (weight.size(0) + block - 1) / block;
-  for_each_item(count, [&](std::int64_t item) {
-    const std::int64_t first = item * block;
-    const std::int64_t last = std::min(first + block, task.num_outputs);
-    if (narrow) {
-      HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, first, last);
-    } else {
-      HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
-    }
-  });
+  const auto room =
+      hwy::AllocateAligned<float>(static_cast<std::size_t>(std::max<std::int64_t>(1, x.numel())));
+  const MatvecTask task{
+      .dtype = x.scalar_type(),
+      .x_BD = place_rows(x.scalar_type(), x.const_data_ptr(), x.size(0), x.size(1), room.get()),
+      .num_rows = x.size(0),
+      .depth = x.size(1),
+      .weight_FD = weight.const_data_ptr(),
+      .weight_stride = weight.stride(0),
+      .bias_F = bias.defined() ? bias.const_data_ptr() : nullptr,
+      .y_BF = y_BF.mutable_data_ptr(),
+      .num_outputs = weight.size(0)};
+  for_each_item(matvec_items(task), [&](std::int64_t item) { run_matvec_item(task, item); });
   return y_BF;
 }
 
 } // namespace
+
+std::int64_t matvec_item_outputs(const MatvecTask& task) {
+  const auto size = static_cast<std::int64_t>(c10::elementSize(task.dtype));
+  return std::max<std::int64_t>(8, kItemBytes / (task.depth * size) / 8 * 8);
+}
+
+std::int64_t matvec_items(const MatvecTask& task) {
+  const std::int64_t outputs = matvec_item_outputs(task);
+  return task.num_rows == 0 ? 0 : (task.num_outputs + outputs - 1) / outputs;
+}
+
+MatvecOutputs run_matvec_item(const MatvecTask& task, std::int64_t item) {
+  const std::int64_t outputs = matvec_item_outputs(task);
+  const std::int64_t first = item * outputs;
+  const std::int64_t last = std::min(first + outputs, task.num_outputs);
+  if (task.dtype == at::kBFloat16) {
+    HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, first, last);
+  } else {
+    HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
+  }
+  return {first, last};
+}
+
+const float* place_rows(
+    at::ScalarType dtype,
+    const void* rows_BD,
+    std::int64_t num_rows,
+    std::int64_t depth,
+    float* room) {
+  if (dtype == at::kFloat) {
+    return static_cast<const float*>(rows_BD);
+  }
+  const auto* rows = static_cast<const at::BFloat16*>(rows_BD);
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    HWY_DYNAMIC_DISPATCH(place_bfloat16)(rows + row * depth, depth, room + row * depth);
+  }
+  return room;
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("matvec", &matvec);

@@ -13,6 +13,7 @@
 
 #include "baton/ops/cpu/block_sums.h"
 #include "baton/ops/cpu/highway_targets.h"
+#include "baton/ops/cpu/rms_norm.h"
 #include "baton/ops/cpu/row_blocks.h"
 #include "baton/ops/row_checks.h"
 
@@ -22,27 +23,6 @@
 
 // Must come after foreach_target.h.
 #include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_RMS_NORM_ONCE
-#define BATON_OPS_CPU_RMS_NORM_ONCE
-namespace baton::ops {
-
-/// Rows of one call; strides count values.
-struct RmsNormRows {
-  c10::ScalarType dtype;
-  c10::ScalarType weight_dtype; ///< as dtype, or that of the sums, as it is in the backward
-  const void* x;
-  const void* weight;
-  const void* dy; ///< backward only
-  void* out;      ///< y, or dx
-  std::int64_t channels;
-  std::int64_t x_stride;
-  std::int64_t dy_stride;
-  double eps;
-};
-
-} // namespace baton::ops
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
@@ -148,7 +128,7 @@ at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double ep
       .eps = eps};
   at::parallel_for(
       0, x_TD.size(0), rows_per_block(task.channels), [&](std::int64_t begin, std::int64_t end) {
-        HWY_DYNAMIC_DISPATCH(forward_rows)(task, begin, end);
+        rms_norm_rows(task, begin, end);
       });
   return y;
 }
@@ -191,6 +171,10 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cpu(
 }
 
 } // namespace
+
+void rms_norm_rows(const RmsNormRows& task, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(forward_rows)(task, begin, end);
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("rms_norm", rms_norm_cpu);

@@ -2,14 +2,13 @@
 // One token of the scan on the CPU: every state is read and written once.
 #include "baton/ops/ssd_step.h"
 
-#include <cmath>
 #include <optional>
 #include <set>
 #include <type_traits>
 
 #include <torch/library.h>
 
-#include "baton/ops/cpu/ssd_plan.h"
+#include "baton/ops/cpu/ssd_step.h"
 #include "baton/ops/slots.h"
 
 namespace baton::ops::cpu {
@@ -65,20 +64,15 @@ void widen_rows(const at::Tensor& rows, Real* out) {
   }
 }
 
-template <class Real>
-struct StepWorker {
-  Scratch<Real> state, y, b, c, x;
-};
-
 template <class In, class Real>
 at::Tensor run_step(
     const SsdStepInputs& in,
     at::Tensor& states,
     const SsdSizes& sizes,
     const std::vector<std::int64_t>& slots) {
-  const auto [B, H, P, G, N, same_B] = sizes;
+  const std::int64_t num_rows = sizes.T;
+  const std::int64_t num_heads = sizes.H;
   const at::ScalarType dtype = c10::CppTypeToScalarType<Real>::value;
-  const SsdRows<Real>& loops = ssd_rows<Real>();
   const at::Tensor A = in.A_H.to(dtype).contiguous();
   const at::Tensor skip = in.D ? in.D->to(dtype).contiguous() : at::Tensor();
   const at::Tensor bias =
@@ -87,58 +81,32 @@ at::Tensor run_step(
   const at::Tensor x_owner = with_dense_rows(in.x_BHP);
   const at::Tensor b_owner = with_dense_rows(in.B_BGN);
   const at::Tensor c_owner = with_dense_rows(in.C_BGN);
-  const TokenRows<In> x = token_rows<In>(x_owner);
-  const TokenRows<In> b = token_rows<In>(b_owner);
-  const TokenRows<In> c = token_rows<In>(c_owner);
   at::Tensor y = at::empty(in.x_BHP.sizes(), in.x_BHP.options());
-  In* y_out = y.mutable_data_ptr<In>();
-  Real* states_out = states.mutable_data_ptr<Real>();
-  const std::int64_t slot_stride = states.stride(0);
-  const Scratch<Real> dt = make_scratch<Real>(B * H);
+  const Scratch<Real> dt = make_scratch<Real>(num_rows * num_heads);
   widen_rows(in.dt_BH, dt.get());
-  for (std::int64_t row = 0; row < B; ++row) {
-    Real* steps = dt.get() + row * H;
-    loops.time_steps(rule, H, steps, bias.defined() ? bias.const_data_ptr<Real>() : nullptr, steps);
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    Real* steps = dt.get() + row * num_heads;
+    ssd_rows<Real>().time_steps(
+        rule, num_heads, steps, bias.defined() ? bias.const_data_ptr<Real>() : nullptr, steps);
   }
-  const std::int64_t group_heads = sizes.heads_per_group();
-  const auto make_worker = [&, P = P, N = N] {
-    return StepWorker<Real>{
-        make_scratch<Real>(P * N),
-        make_scratch<Real>(P),
-        make_scratch<Real>(N),
-        make_scratch<Real>(N),
-        make_scratch<Real>(P)};
-  };
+  const SsdStepTask<In, Real> task{
+      .sizes = sizes,
+      .x = token_rows<In>(x_owner),
+      .b = token_rows<In>(b_owner),
+      .c = token_rows<In>(c_owner),
+      .dt_BH = dt.get(),
+      .A_H = A.const_data_ptr<Real>(),
+      .skip = skip.defined() ? skip.const_data_ptr<Real>() : nullptr,
+      .skip_per_channel = skip.defined() && skip.dim() == 2,
+      .states_SHPN = states.mutable_data_ptr<Real>(),
+      .slot_stride = states.stride(0),
+      .slots = slots.data(),
+      .y_BHP = y.mutable_data_ptr<In>()};
   for_each_item(
-      B * H,
-      make_worker,
-      [&, H = H, P = P, N = N](const StepWorker<Real>& worker, std::int64_t item) {
-        const std::int64_t row = item / H;
-        const std::int64_t h = item % H;
-        const SsdChunk token{row, row, 1, true, true};
-        const std::int64_t key = h / group_heads * N;
-        const ConstTile<Real> x_row = load_tile(x, token, h * P, P, worker.x.get());
-        const ConstTile<Real> b_row = load_tile(b, token, key, N, worker.b.get());
-        const ConstTile<Real> c_row = load_tile(c, token, key, N, worker.c.get());
-        Real* state = worker.state.get();
-        if (slots[row] >= 0) {
-          state = states_out + slots[row] * slot_stride + h * P * N;
-        } else {
-          std::fill_n(state, P * N, Real(0));
-        }
-        const Real step = dt[row * H + h];
-        const Real decay = std::exp(step * A.const_data_ptr<Real>()[h]);
-        In* to = y_out + item * P;
-        const Tile<Real> out = output_tile(to, P, P, worker.y.get());
-        loops.step(P, N, decay, step, x_row.data, b_row.data, c_row.data, state, out.data);
-        if (skip.defined()) {
-          const std::int64_t channels = skip.dim() - 1; // a value a head, or one a channel
-          const Real* skip_row = skip.const_data_ptr<Real>() + h * (channels == 1 ? P : 1);
-          for (std::int64_t p = 0; p < P; ++p) {
-            out.data[p] += skip_row[p * channels] * x_row.data[p];
-          }
-        }
-        store_tile(ConstTile<Real>(out), 1, P, to, P);
+      num_rows * num_heads,
+      [&] { return SsdStepRoom<Real>(sizes); },
+      [&](const SsdStepRoom<Real>& room, std::int64_t item) {
+        run_ssd_step_item(task, room, item);
       });
   return y;
 }

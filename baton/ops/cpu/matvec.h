@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel of few rows times a weight, in items that threads share.
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace baton::ops::cpu {
+
+/// All rows of x against a weight.
+struct MatvecTask {
+  at::ScalarType dtype; ///< of weight, bias and y: fp32 or bf16
+  /// Contiguous, widened. For bf16 weights a row holds the values of even depths, then the others.
+  const float* x_BD;
+  std::int64_t num_rows; ///< B
+  std::int64_t depth;    ///< D
+  const void* weight_FD;
+  std::int64_t weight_stride;
+  const void* bias_F; ///< may be null
+  void* y_BF;
+  std::int64_t num_outputs; ///< F
+};
+
+/// Outputs [first, last).
+struct MatvecOutputs {
+  std::int64_t first;
+  std::int64_t last;
+};
+
+/// Neighbouring outputs of an item, the last of which may have fewer. Cut by shape alone.
+std::int64_t matvec_item_outputs(const MatvecTask& task);
+std::int64_t matvec_items(const MatvecTask& task);
+
+/// Makes the outputs of an item, for all rows.
+MatvecOutputs run_matvec_item(const MatvecTask& task, std::int64_t item);
+
+/// Contiguous rows [B, D] as MatvecTask wants them: fp32 ones as they are, bf16 ones widened into
+/// `room` [B, D].
+const float* place_rows(
+    at::ScalarType dtype,
+    const void* rows_BD,
+    std::int64_t num_rows,
+    std::int64_t depth,
+    float* room);
+
+} // namespace baton::ops::cpu
