@@ -57,6 +57,18 @@ def test_add_rms_norm(dtype, residual_dtype, rows, scale, grad):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [0, 1, 5, 9])
+@pytest.mark.parametrize("bias", [False, True])
+def test_mlp_steps(dtype, rows, bias):
+    hidden, norm = normal(rows, 6, dtype=dtype), normal(6, dtype=dtype)
+    for op, up in ((ops.squared_relu_mlp_step, 10), (ops.swiglu_mlp_step, 20)):
+        up_bias = normal(up, dtype=dtype) if bias else None
+        down_bias = normal(6, dtype=dtype) if bias else None
+        weights = (normal(up, 6, dtype=dtype), up_bias, normal(6, 10, dtype=dtype), down_bias)
+        opcheck(op, (hidden, norm, *weights, 1e-5, 0.5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gate_first", [False, True])
 @pytest.mark.parametrize("with_weight", [False, True])
 @pytest.mark.parametrize("rows", [0, 5])

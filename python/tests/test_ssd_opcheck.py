@@ -128,6 +128,37 @@ def test_step():
     torch.library.opcheck(torch.ops.baton.ssd_step_.default, (x, dt, A, B, C, states, slots))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_mamba2_step(rows, dtype):
+    width, conv = 12, H * P + 2 * G * N
+    wide = torch.promote_types(dtype, torch.float32)
+
+    def rand(*shape, dtype=dtype):
+        return torch.randn(*shape).to(dtype)
+
+    arguments = (
+        rand(rows, width),
+        rand(width),
+        rand(H * P + conv + H, width),
+        None,
+        rand(conv, 4),
+        rand(conv),
+        rand(H, dtype=wide),
+        rand(H, dtype=wide),
+        rand(H, dtype=wide),
+        rand(H * P),
+        rand(width, H * P),
+        None,
+        rand(rows + 1, conv, 3, dtype=wide),
+        rand(rows + 1, H, P, N, dtype=wide),
+        torch.arange(rows, dtype=torch.int32),
+        G,
+    )
+    options = {"norm_group_size": H * P // G, "dt_max": 2.0, "scale": 0.5}
+    torch.library.opcheck(torch.ops.baton.mamba2_step_.default, arguments, options)
+
+
 def test_forward_only_operators_refuse_gradients():
     x, dt, A, B, C, starts = make_inputs([3])
     with pytest.raises(RuntimeError, match="has no derivative"):

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cpu/layer_step.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+
+#include "baton/ops/cpu/highway_targets.h"
+#include "baton/ops/cpu/rms_norm.h"
+#include "baton/ops/linear.h"
+#include "baton/ops/rms_norm.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "baton/ops/cpu/layer_step.cpp"
+#include <hwy/foreach_target.h>
+
+// Must come after foreach_target.h.
+#include "baton/ops/cpu/vector_rows-inl.h"
+
+#ifndef BATON_OPS_CPU_LAYER_STEP_ONCE
+#define BATON_OPS_CPU_LAYER_STEP_ONCE
+namespace baton::ops::cpu {
+
+/// out = hidden + scale update, of neighbouring values.
+struct ScaledSum {
+  c10::ScalarType dtype;
+  const void* hidden;
+  const void* update;
+  double scale;
+  void* out;
+  std::int64_t count;
+};
+
+} // namespace baton::ops::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace baton::ops::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+namespace vec = baton::ops::rows::HWY_NAMESPACE;
+
+void add_scaled(const ScaledSum& task) {
+  vec::with_type(task.dtype, [&](auto type) {
+    using T = decltype(type);
+    using S = vec::Sum<T>;
+    const T* hidden = static_cast<const T*>(task.hidden);
+    const T* update = static_cast<const T*>(task.update);
+    T* out = static_cast<T*>(task.out);
+    vec::for_vectors<S>(task.count, [&](auto d, auto i) HWY_ATTR {
+      const auto scale = hn::Set(d, static_cast<S>(task.scale));
+      const auto sum = hn::MulAdd(scale, vec::load(d, update + i), vec::load(d, hidden + i));
+      vec::store(d, sum, out + i);
+    });
+  });
+}
+
+} // namespace
+} // namespace HWY_NAMESPACE
+} // namespace baton::ops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace baton::ops::cpu {
+namespace {
+
+HWY_EXPORT(add_scaled);
+
+bool is_matvec_dtype(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kBFloat16;
+}
+
+std::size_t value_count(std::int64_t num_rows, std::int64_t channels) {
+  return static_cast<std::size_t>(std::max<std::int64_t>(1, num_rows * channels));
+}
+
+} // namespace
+
+StepRows::StepRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels)
+    : channels_(channels),
+      value_bytes_(static_cast<std::int64_t>(c10::elementSize(dtype))),
+      bytes_(
+          hwy::AllocateAligned<char>(value_count(num_rows, channels) * c10::elementSize(dtype))) {}
+
+ProductRows::ProductRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels)
+    : StepRows(dtype, num_rows, channels), dtype_(dtype), num_rows_(num_rows) {
+  if (dtype != at::kFloat) {
+    room_ = hwy::AllocateAligned<float>(value_count(num_rows, channels));
+  }
+}
+
+void ProductRows::place() const {
+  place_rows(dtype_, data(), num_rows_, channels(), room_.get());
+}
+
+const float* ProductRows::placed() const {
+  return dtype_ == at::kFloat ? data<float>() : room_.get();
+}
+
+LayerStep::LayerStep(const at::Tensor& hidden_BD, const LayerFrame& frame)
+    : hidden_BD_(hidden_BD.contiguous()),
+      norm_weight_D_(frame.norm_weight_D.contiguous()),
+      norm_eps_(frame.norm_eps),
+      scale_(frame.scale),
+      out_BD_(at::empty(hidden_BD.sizes(), hidden_BD.options())),
+      normed_(hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)),
+      update_(hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)) {
+  check_rms_norm(hidden_BD, frame.norm_weight_D, frame.norm_eps);
+}
+
+bool LayerStep::takes(const at::Tensor& hidden_BD, const LayerFrame& frame) {
+  return is_matvec_dtype(hidden_BD.scalar_type()) &&
+         frame.norm_weight_D.scalar_type() == hidden_BD.scalar_type() && hidden_BD.numel() > 0 &&
+         hidden_BD.size(0) <= kMatvecRows;
+}
+
+bool LayerStep::takes(const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) const {
+  const auto plain = [&](const at::Tensor& tensor) {
+    return tensor.scalar_type() == dtype() && tensor.numel() > 0 && tensor.stride(-1) == 1;
+  };
+  return plain(weight_FD) && (!bias_F || plain(*bias_F));
+}
+
+Phase LayerStep::norm() const {
+  return {.count = 1, .work = [this](std::int64_t) { run_norm(); }};
+}
+
+void LayerStep::run_norm() const {
+  const RmsNormRows task{
+      .dtype = dtype(),
+      .weight_dtype = norm_weight_D_.scalar_type(),
+      .x = hidden_BD_.const_data_ptr(),
+      .weight = norm_weight_D_.const_data_ptr(),
+      .dy = nullptr,
+      .out = normed_.data(),
+      .channels = hidden_BD_.size(1),
+      .x_stride = hidden_BD_.size(1),
+      .dy_stride = 0,
+      .eps = norm_eps_};
+  rms_norm_rows(task, 0, num_rows());
+  normed_.place();
+}
+
+MatvecTask LayerStep::product(
+    const ProductRows& x,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F,
+    const StepRows& y) const {
+  return {
+      .dtype = dtype(),
+      .x_BD = x.placed(),
+      .num_rows = num_rows(),
+      .depth = x.channels(),
+      .weight_FD = weight_FD.const_data_ptr(),
+      .weight_stride = weight_FD.stride(0),
+      .bias_F = bias_F ? bias_F->const_data_ptr() : nullptr,
+      .y_BF = y.data(),
+      .num_outputs = weight_FD.size(0)};
+}
+
+MatvecTask LayerStep::first_product(
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F,
+    const StepRows& y) const {
+  return product(normed_, weight_FD, bias_F, y);
+}
+
+MatvecTask LayerStep::last_product(
+    const ProductRows& x,
+    const at::Tensor& weight_DF,
+    const std::optional<at::Tensor>& bias_D) const {
+  return product(x, weight_DF, bias_D, update_);
+}
+
+Phase product_phase(const MatvecTask& product) {
+  const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(product.dtype));
+  return {
+      .count = matvec_items(product),
+      .work = [&product](std::int64_t item) { run_matvec_item(product, item); },
+      .data = product.weight_FD,
+      .item_bytes = matvec_item_outputs(product) * product.weight_stride * value_bytes};
+}
+
+Phase LayerStep::add(const MatvecTask& product) const {
+  Phase phase = product_phase(product);
+  phase.work = [this, &product](std::int64_t item) { run_add(product, item); };
+  return phase;
+}
+
+void LayerStep::run_add(const MatvecTask& product, std::int64_t item) const {
+  const auto [first, last] = run_matvec_item(product, item);
+  const std::int64_t width = hidden_BD_.size(1);
+  const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(dtype()));
+  const auto* hidden = static_cast<const char*>(hidden_BD_.const_data_ptr());
+  auto* out = static_cast<char*>(out_BD_.mutable_data_ptr());
+  for (std::int64_t row = 0; row < num_rows(); ++row) {
+    const std::int64_t offset = (row * width + first) * value_bytes;
+    HWY_DYNAMIC_DISPATCH(add_scaled)
+    ({.dtype = dtype(),
+      .hidden = hidden + offset,
+      .update = update_.at(row, first),
+      .scale = scale_,
+      .out = out + offset,
+      .count = last - first});
+  }
+}
+
+} // namespace baton::ops::cpu
+#endif

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the steps of whole layers have in common on the CPU: rows of scratch, the products with the
+// norm in front and the residual addition behind.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <hwy/aligned_allocator.h>
+
+#include "baton/ops/cpu/matvec.h"
+#include "baton/ops/cpu/phases.h"
+#include "baton/ops/layer_frame.h"
+
+namespace baton::ops::cpu {
+
+/// Scratch [B, C] of an activation's dtype.
+class StepRows {
+ public:
+  StepRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
+
+  template <class T = void>
+  T* data() const {
+    return reinterpret_cast<T*>(bytes_.get());
+  }
+  /// Value `channel` of a row.
+  void* at(std::int64_t row, std::int64_t channel = 0) const {
+    return bytes_.get() + (row * channels_ + channel) * value_bytes_;
+  }
+  std::int64_t channels() const { return channels_; }
+
+ private:
+  std::int64_t channels_;
+  std::int64_t value_bytes_;
+  hwy::AlignedFreeUniquePtr<char[]> bytes_;
+};
+
+/// Such rows in front of a product.
+class ProductRows : public StepRows {
+ public:
+  ProductRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
+
+  /// When all values are written: makes what the product reads.
+  void place() const;
+  const float* placed() const;
+
+ private:
+  at::ScalarType dtype_;
+  std::int64_t num_rows_;
+  hwy::AlignedFreeUniquePtr<float[]> room_; ///< none for fp32 rows, which are read as they are
+};
+
+/// hidden + scale layer(rms_norm(hidden)) [B, D], of at most kMatvecRows rows in fp32 or bf16.
+class LayerStep {
+ public:
+  LayerStep(const at::Tensor& hidden_BD, const LayerFrame& frame);
+
+  /// Whether rows and weights are such that this way is open to them.
+  static bool takes(const at::Tensor& hidden_BD, const LayerFrame& frame);
+  bool takes(const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) const;
+
+  at::ScalarType dtype() const { return hidden_BD_.scalar_type(); }
+  std::int64_t num_rows() const { return hidden_BD_.size(0); }
+
+  /// rms_norm(hidden), in one item.
+  Phase norm() const;
+  /// The product of normed rows with a weight.
+  MatvecTask first_product(
+      const at::Tensor& weight_FD,
+      const std::optional<at::Tensor>& bias_F,
+      const StepRows& y) const;
+  /// The product that makes what is added to hidden, and its phase; `product` outlives that.
+  MatvecTask last_product(
+      const ProductRows& x,
+      const at::Tensor& weight_DF,
+      const std::optional<at::Tensor>& bias_D) const;
+  Phase add(const MatvecTask& product) const;
+
+  const at::Tensor& out_BD() const { return out_BD_; }
+
+ private:
+  MatvecTask product(
+      const ProductRows& x,
+      const at::Tensor& weight_FD,
+      const std::optional<at::Tensor>& bias_F,
+      const StepRows& y) const;
+  void run_norm() const;
+  void run_add(const MatvecTask& product, std::int64_t item) const;
+
+  at::Tensor hidden_BD_;
+  at::Tensor norm_weight_D_;
+  double norm_eps_;
+  double scale_;
+  at::Tensor out_BD_;
+  ProductRows normed_;
+  StepRows update_;
+};
+
+/// The phase of a product; `product` outlives it.
+Phase product_phase(const MatvecTask& product);
+
+} // namespace baton::ops::cpu

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "baton/ops/cpu/phases.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <hwy/cache_control.h>
+
+namespace baton::ops::cpu {
+namespace {
+
+constexpr std::int64_t kFetchBytes = 256 << 10; // a part of a core's second cache
+constexpr std::int64_t kLineBytes = 64;
+constexpr std::int64_t kLinesAtOnce = 16; // between two looks at the others
+constexpr std::int64_t kSpins = 1 << 14;  // then another process may have the core
+
+/// Neighbouring items of one phase, those that one worker takes first. Apart from each other, so
+/// that counters do not share a line.
+struct alignas(kLineBytes) Part {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+struct alignas(kLineBytes) Counter {
+  std::atomic<std::int64_t> value{0};
+};
+
+/// Fetches memory from end to end, some lines at a time.
+class Fetcher {
+ public:
+  Fetcher(const Phase& phase, const Part& part)
+      : next_(static_cast<const char*>(phase.data) + part.begin * phase.item_bytes),
+        left_(
+            phase.data == nullptr
+                ? 0
+                : std::min(kFetchBytes, (part.end - part.begin) * phase.item_bytes)) {}
+
+  /// False when there is nothing left.
+  bool fetch() {
+    for (std::int64_t i = 0; i < kLinesAtOnce && left_ > 0; ++i, left_ -= kLineBytes) {
+      hwy::Prefetch(next_);
+      next_ += kLineBytes;
+    }
+    return left_ > 0;
+  }
+
+ private:
+  const char* next_;
+  std::int64_t left_;
+};
+
+class PhaseRun {
+ public:
+  PhaseRun(std::span<const Phase> phases, std::int64_t workers)
+      : phases_(phases),
+        workers_(workers),
+        parts_(phases.size() * static_cast<std::size_t>(workers)),
+        done_(phases.size()) {
+    for (std::size_t phase = 0; phase < phases.size(); ++phase) {
+      for (std::int64_t w = 0; w < workers; ++w) {
+        Part& own = part(phase, w);
+        own.begin = phases[phase].count * w / workers;
+        own.end = phases[phase].count * (w + 1) / workers;
+        own.next.store(own.begin, std::memory_order_relaxed);
+      }
+    }
+  }
+
+  void run(std::int64_t worker) {
+    for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
+      work(phase, worker);
+      wait(phase, worker);
+    }
+  }
+
+ private:
+  Part& part(std::size_t phase, std::int64_t worker) {
+    return parts_[phase * static_cast<std::size_t>(workers_) + static_cast<std::size_t>(worker)];
+  }
+
+  /// An own part first, then those behind it, round to the start.
+  void work(std::size_t phase, std::int64_t worker) {
+    std::int64_t count = 0;
+    for (std::int64_t shift = 0; shift < workers_; ++shift) {
+      Part& from = part(phase, (worker + shift) % workers_);
+      const auto take = [&] { return from.next.fetch_add(1, std::memory_order_relaxed); };
+      for (std::int64_t item = take(); item < from.end; item = take()) {
+        phases_[phase].work(item);
+        ++count;
+      }
+    }
+    if (count > 0) {
+      done_[phase].value.fetch_add(count, std::memory_order_release);
+    }
+  }
+
+  void wait(std::size_t phase, std::int64_t worker) {
+    const std::size_t next = std::min(phase + 1, phases_.size() - 1);
+    Fetcher ahead(phases_[next], part(next, worker));
+    bool fetching = next > phase;
+    std::int64_t spins = 0;
+    while (done_[phase].value.load(std::memory_order_acquire) < phases_[phase].count) {
+      if (fetching) {
+        fetching = ahead.fetch();
+      } else if (++spins < kSpins) {
+        hwy::Pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+  std::span<const Phase> phases_;
+  std::int64_t workers_;
+  std::vector<Part> parts_;
+  std::vector<Counter> done_;
+};
+
+} // namespace
+
+void run_phases(std::span<const Phase> phases) {
+  const std::int64_t workers = std::max(1, at::get_num_threads());
+  PhaseRun phase_run(phases, workers);
+  at::parallel_for(
+      0, workers, 1, [&](std::int64_t begin, std::int64_t /*end*/) { phase_run.run(begin); });
+}
+
+} // namespace baton::ops::cpu
