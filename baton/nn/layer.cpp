@@ -7,7 +7,6 @@
 #include <ATen/ATen.h>
 
 #include "baton/ops/dropout.h"
-#include "baton/ops/rms_norm.h"
 #include "baton/parallel/tensor_rows.h"
 
 namespace baton::nn {
@@ -45,14 +44,15 @@ at::Tensor Layer::drop(const at::Tensor& output_TD, const StepContext& context) 
 }
 
 at::Tensor Layer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
-  // The residual stream may be wider (fp32) than what the sublayer computes in.
-  const at::Tensor input_TD = hidden_TD.to(norm_.value.scalar_type());
-  at::Tensor output_TD =
-      sublayer_->forward(ops::rms_norm(input_TD, norm_.value, norm_eps_), context);
+  const ops::LayerFrame frame{norm_.value, norm_eps_, residual_multiplier_};
+  if (context.form == Form::kStep) {
+    return sublayer_->step(hidden_TD, frame, context);
+  }
+  at::Tensor output_TD = sublayer_->forward(ops::norm_in(frame, hidden_TD), context);
   if (context.dropout && dropout_ > 0.0) {
     output_TD = drop(output_TD, context);
   }
-  return at::add(hidden_TD, output_TD, residual_multiplier_);
+  return ops::add_out(frame, hidden_TD, output_TD);
 }
 
 } // namespace baton::nn

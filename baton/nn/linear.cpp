@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/nn/linear.h"
 
-#include <optional>
-
 #include <ATen/ATen.h>
 
 #include "baton/ops/linear.h"
@@ -29,7 +27,7 @@ Linear::Linear(const LinearOptions& options, ParameterStore& store)
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  const auto bias = bias_ == nullptr ? std::nullopt : std::make_optional(bias_->value);
+  const std::optional<at::Tensor> bias = bias_value();
   if (adds_up_.alone()) {
     return ops::linear(x, weight_.value, bias);
   }

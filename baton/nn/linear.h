@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -31,6 +32,9 @@ class Linear {
 
   const at::Tensor& weight() const { return weight_.value; }
   const Parameter* bias() const { return bias_; } ///< null without one
+  std::optional<at::Tensor> bias_value() const {
+    return bias_ == nullptr ? std::nullopt : std::make_optional(bias_->value);
+  }
 
  private:
   const Parameter& weight_;

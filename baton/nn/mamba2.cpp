@@ -13,8 +13,8 @@
 #include "baton/nn/tensor_ranks.h"
 #include "baton/ops/causal_conv1d.h"
 #include "baton/ops/mamba2_mixer.h"
+#include "baton/ops/mamba2_step.h"
 #include "baton/ops/ssd.h"
-#include "baton/ops/ssd_step.h"
 #include "baton/ops/write_slots.h"
 
 namespace baton::nn {
@@ -322,32 +322,28 @@ at::Tensor Mamba2Core::prefill(const MixerInput& input, const StepContext& conte
   return z_THP ? y_TI : input.gate(y_TI, columns.z_TI);
 }
 
-at::Tensor Mamba2Core::step(const MixerInput& input, const StepContext& context) const {
-  const MixerInput::Columns columns = input.split();
-  const Input parts = split_parts(columns.parts_TC);
+at::Tensor Mamba2Core::step(const MixerStep& layer, const StepContext& context) const {
   // A step continues its sequence in place: the slot it reads is the slot it writes.
-  const at::Tensor& slots = context.layout.final_slots_B;
-  const at::Tensor xbc_TC = ops::causal_conv1d_step_(
-      parts.xbc_TC,
-      conv_weight_->value,
-      value_of(conv_bias_),
-      context.cache->at(conv_state_name_),
-      slots,
-      true);
-  const ops::SsdInputs inputs =
-      scan_inputs(xbc_TC, parts.dt_TH, context.layout.starts_B1, all_heads());
-  at::Tensor states_SHPN = context.cache->at(ssm_state_name_);
-  const at::Tensor y_BHP = ops::ssd_step_(
-      {.x_BHP = inputs.x_THP,
-       .dt_BH = inputs.dt_TH,
-       .A_H = inputs.A_H,
-       .B_BGN = inputs.B_TGN,
-       .C_BGN = inputs.C_TGN,
-       .D = inputs.D,
-       .time_step = inputs.time_step},
-      states_SHPN,
-      slots);
-  return input.gate(y_BHP.flatten(1), columns.z_TI);
+  return ops::mamba2_step_(
+      {.hidden_BD = layer.hidden_TD,
+       .frame = layer.frame,
+       .in_weight_CD = layer.in_proj.weight(),
+       .in_bias_C = layer.in_proj.bias_value(),
+       .conv_weight_CK = conv_weight_->value,
+       .conv_bias_C = value_of(conv_bias_),
+       .A_log_H = A_log_->value,
+       .D = D_->value,
+       .dt_bias_H = dt_bias_->value,
+       .dt_min = config_.dt_min,
+       .dt_max = config_.dt_max,
+       .norm_weight = layer.gate.weight(),
+       .norm = layer.gate.config(),
+       .out_weight_DI = layer.out_proj.weight(),
+       .out_bias_D = layer.out_proj.bias_value(),
+       .num_groups = config_.num_groups},
+      {.conv_SCK = context.cache->at(conv_state_name_),
+       .ssm_SHPN = context.cache->at(ssm_state_name_),
+       .slots_B = context.layout.final_slots_B});
 }
 
 } // namespace baton::nn

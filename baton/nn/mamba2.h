@@ -21,7 +21,7 @@ class Mamba2Core final : public MixerCore {
   std::vector<StateSpec> states() const override;
   at::Tensor train(const MixerInput& input, const StepContext& context) const override;
   at::Tensor prefill(const MixerInput& input, const StepContext& context) const override;
-  at::Tensor step(const MixerInput& input, const StepContext& context) const override;
+  at::Tensor step(const MixerStep& layer, const StepContext& context) const override;
 
  private:
   std::int64_t conv_channels() const;

@@ -80,21 +80,19 @@ Mixer::Mixer(
       out_proj_(out_proj_options(arguments, frame), arguments.store) {}
 
 at::Tensor Mixer::forward(const at::Tensor& hidden_TD, const StepContext& context) const {
+  TORCH_INTERNAL_ASSERT(context.form != Form::kStep, "a step makes the whole layer");
   const at::Tensor projected_TC =
       gathered_linear(hidden_TD, context.layout.num_tokens, {&in_proj_}, tensor_ranks_)[0];
-  return out_proj_(run_core({projected_TC, inner_, gate_}, context));
+  const MixerInput input{projected_TC, inner_, gate_};
+  return out_proj_(
+      context.form == Form::kTrain ? core_->train(input, context) : core_->prefill(input, context));
 }
 
-at::Tensor Mixer::run_core(const MixerInput& input, const StepContext& context) const {
-  switch (context.form) {
-    case Form::kTrain:
-      return core_->train(input, context);
-    case Form::kPrefill:
-      return core_->prefill(input, context);
-    case Form::kStep:
-      return core_->step(input, context);
-  }
-  TORCH_INTERNAL_ASSERT(false, "unknown form");
+at::Tensor Mixer::step(
+    const at::Tensor& hidden_TD,
+    const ops::LayerFrame& frame,
+    const StepContext& context) const {
+  return core_->step({hidden_TD, frame, in_proj_, gate_, out_proj_}, context);
 }
 
 } // namespace baton::nn

@@ -13,6 +13,7 @@
 #include "baton/nn/linear.h"
 #include "baton/nn/mixer_gate.h"
 #include "baton/nn/sublayer.h"
+#include "baton/ops/layer_frame.h"
 
 namespace baton::nn {
 
@@ -39,6 +40,15 @@ struct MixerInput {
   Columns split() const;
 };
 
+/// What a core gets of a whole layer in the step form, its frame's projections included.
+struct MixerStep {
+  at::Tensor hidden_TD;
+  const ops::LayerFrame& frame;
+  const Linear& in_proj;
+  const MixerGate& gate;
+  const Linear& out_proj;
+};
+
 /// The sequence operation of a mixer, gated. It sees projected columns, a layout and state tensors,
 /// never a request.
 class MixerCore {
@@ -52,11 +62,13 @@ class MixerCore {
   virtual std::vector<CutPart> input_parts() const = 0;
   virtual std::vector<StateSpec> states() const = 0;
 
-  /// Each form gives [T, this rank's share of inner], behind the gate. It sees to it that its sizes
-  /// go among the ranks.
+  /// These forms give [T, this rank's share of inner], behind the gate. A core sees to it that its
+  /// sizes go among the ranks.
   virtual at::Tensor train(const MixerInput& input, const StepContext& context) const = 0;
   virtual at::Tensor prefill(const MixerInput& input, const StepContext& context) const = 0;
-  virtual at::Tensor step(const MixerInput& input, const StepContext& context) const = 0;
+  /// This one makes the whole layer, from hidden [T, D] to the sum [T, D], since an operator may do
+  /// that at once. Ranks do not share a layer here.
+  virtual at::Tensor step(const MixerStep& layer, const StepContext& context) const = 0;
 };
 
 class Mixer final : public Sublayer {
@@ -69,11 +81,13 @@ class Mixer final : public Sublayer {
       const MakeCore& make_core);
 
   at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const override;
+  at::Tensor step(
+      const at::Tensor& hidden_TD,
+      const ops::LayerFrame& frame,
+      const StepContext& context) const override;
   std::vector<StateSpec> states() const override { return core_->states(); }
 
  private:
-  at::Tensor run_core(const MixerInput& input, const StepContext& context) const;
-
   parallel::Group tensor_ranks_;
   std::int64_t inner_; ///< of the frame's, this rank's channels
   std::unique_ptr<MixerCore> core_;

@@ -5,6 +5,7 @@
 
 #include "baton/nn/gathered_linear.h"
 #include "baton/ops/activation.h"
+#include "baton/ops/mlp_step.h"
 
 namespace baton::nn {
 namespace {
@@ -80,6 +81,28 @@ at::Tensor Mlp::forward(const at::Tensor& hidden_TD, const StepContext& context)
       return down_proj_(at::gelu(up_TF, "tanh"));
     case Activation::kSwiglu:
       return down_proj_(ops::swiglu(up_TF));
+  }
+  TORCH_INTERNAL_ASSERT(false, "unknown activation");
+}
+
+at::Tensor Mlp::step(
+    const at::Tensor& hidden_TD,
+    const ops::LayerFrame& frame,
+    const StepContext& context) const {
+  const ops::MlpStepInputs inputs{
+      .hidden_BD = hidden_TD,
+      .frame = frame,
+      .up_weight_FD = up_proj_.weight(),
+      .up_bias_F = up_proj_.bias_value(),
+      .down_weight_DF = down_proj_.weight(),
+      .down_bias_D = down_proj_.bias_value()};
+  switch (activation_) {
+    case Activation::kSquaredRelu:
+      return ops::squared_relu_mlp_step(inputs);
+    case Activation::kGelu:
+      return Sublayer::step(hidden_TD, frame, context);
+    case Activation::kSwiglu:
+      return ops::swiglu_mlp_step(inputs);
   }
   TORCH_INTERNAL_ASSERT(false, "unknown activation");
 }

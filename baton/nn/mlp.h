@@ -15,6 +15,10 @@ class Mlp final : public Sublayer {
   explicit Mlp(const SublayerArguments& arguments);
 
   at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const override;
+  at::Tensor step(
+      const at::Tensor& hidden_TD,
+      const ops::LayerFrame& frame,
+      const StepContext& context) const override;
 
  private:
   enum class Activation { kSquaredRelu, kGelu, kSwiglu };

@@ -34,6 +34,13 @@ const std::vector<SublayerKind>& sublayer_kinds() {
   return kinds;
 }
 
+at::Tensor Sublayer::step(
+    const at::Tensor& hidden_TD,
+    const ops::LayerFrame& frame,
+    const StepContext& context) const {
+  return ops::add_out(frame, hidden_TD, forward(ops::norm_in(frame, hidden_TD), context));
+}
+
 std::unique_ptr<Sublayer> make_sublayer(char symbol, const SublayerArguments& arguments) {
   std::string known;
   for (const SublayerKind& kind : sublayer_kinds()) {

@@ -15,6 +15,7 @@
 #include "baton/nn/parameter.h"
 #include "baton/nn/state_spec.h"
 #include "baton/nn/step_context.h"
+#include "baton/ops/layer_frame.h"
 
 namespace baton::nn {
 
@@ -28,6 +29,11 @@ class Sublayer {
 
   /// hidden_TD -> [T, D]. In prefill and step forms it also advances the states of `context.cache`.
   virtual at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const = 0;
+
+  /// The whole layer in the step form: `add_out` of `forward` of `norm_in`, one after the other. A
+  /// kind that has an operator for all of it gives that instead.
+  virtual at::Tensor
+  step(const at::Tensor& hidden_TD, const ops::LayerFrame& frame, const StepContext& context) const;
 
   /// The states it keeps between calls; none by default.
   virtual std::vector<StateSpec> states() const { return {}; }
