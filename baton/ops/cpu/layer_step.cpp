@@ -72,41 +72,55 @@ bool is_matvec_dtype(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16;
 }
 
-std::size_t value_count(std::int64_t num_rows, std::int64_t channels) {
-  return static_cast<std::size_t>(std::max<std::int64_t>(1, num_rows * channels));
-}
+constexpr std::int64_t kBlockBytes = 64 << 10; // what a step of a common layer takes in all
+constexpr std::int64_t kAlignment = 64;
 
 } // namespace
 
-StepRows::StepRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels)
+void* StepRoom::take_bytes(std::int64_t bytes) {
+  const std::int64_t whole = (bytes / kAlignment + 2) * kAlignment;
+  if (whole > left_) {
+    left_ = std::max(whole, kBlockBytes);
+    blocks_.push_back(hwy::AllocateAligned<char>(static_cast<std::size_t>(left_)));
+    next_ = blocks_.back().get();
+  }
+  void* taken = next_;
+  next_ += whole;
+  left_ -= whole;
+  return taken;
+}
+
+StepRows::StepRows(
+    StepRoom& room,
+    at::ScalarType dtype,
+    std::int64_t num_rows,
+    std::int64_t channels)
     : channels_(channels),
       value_bytes_(static_cast<std::int64_t>(c10::elementSize(dtype))),
-      bytes_(
-          hwy::AllocateAligned<char>(value_count(num_rows, channels) * c10::elementSize(dtype))) {}
+      bytes_(room.take<char>(num_rows * channels * value_bytes_)) {}
 
-ProductRows::ProductRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels)
-    : StepRows(dtype, num_rows, channels), dtype_(dtype), num_rows_(num_rows) {
-  if (dtype != at::kFloat) {
-    room_ = hwy::AllocateAligned<float>(value_count(num_rows, channels));
-  }
-}
+ProductRows::ProductRows(
+    StepRoom& room,
+    at::ScalarType dtype,
+    std::int64_t num_rows,
+    std::int64_t channels)
+    : StepRows(room, dtype, num_rows, channels),
+      dtype_(dtype),
+      num_rows_(num_rows),
+      placed_(dtype == at::kFloat ? data<float>() : room.take<float>(num_rows * channels)) {}
 
 void ProductRows::place() const {
-  place_rows(dtype_, data(), num_rows_, channels(), room_.get());
+  place_rows(dtype_, data(), num_rows_, channels(), placed_);
 }
 
-const float* ProductRows::placed() const {
-  return dtype_ == at::kFloat ? data<float>() : room_.get();
-}
-
-LayerStep::LayerStep(const at::Tensor& hidden_BD, const LayerFrame& frame)
+LayerStep::LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFrame& frame)
     : hidden_BD_(hidden_BD.contiguous()),
       norm_weight_D_(frame.norm_weight_D.contiguous()),
       norm_eps_(frame.norm_eps),
       scale_(frame.scale),
       out_BD_(at::empty(hidden_BD.sizes(), hidden_BD.options())),
-      normed_(hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)),
-      update_(hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)) {
+      normed_(room, hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)),
+      update_(room, hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)) {
   check_rms_norm(hidden_BD, frame.norm_weight_D, frame.norm_eps);
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <hwy/aligned_allocator.h>
@@ -15,46 +16,62 @@
 
 namespace baton::ops::cpu {
 
+/// Scratch of one step, since a piece of memory for every part of it would cost more than its work.
+class StepRoom {
+ public:
+  /// Aligned for vectors, and readable a vector behind its end.
+  template <class T>
+  T* take(std::int64_t count) {
+    return static_cast<T*>(take_bytes(count * static_cast<std::int64_t>(sizeof(T))));
+  }
+  void* take_bytes(std::int64_t bytes);
+
+ private:
+  std::vector<hwy::AlignedFreeUniquePtr<char[]>> blocks_;
+  char* next_ = nullptr;
+  std::int64_t left_ = 0;
+};
+
 /// Scratch [B, C] of an activation's dtype.
 class StepRows {
  public:
-  StepRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
+  StepRows(StepRoom& room, at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
 
   template <class T = void>
   T* data() const {
-    return reinterpret_cast<T*>(bytes_.get());
+    return reinterpret_cast<T*>(bytes_);
   }
   /// Value `channel` of a row.
   void* at(std::int64_t row, std::int64_t channel = 0) const {
-    return bytes_.get() + (row * channels_ + channel) * value_bytes_;
+    return bytes_ + (row * channels_ + channel) * value_bytes_;
   }
   std::int64_t channels() const { return channels_; }
 
  private:
   std::int64_t channels_;
   std::int64_t value_bytes_;
-  hwy::AlignedFreeUniquePtr<char[]> bytes_;
+  char* bytes_;
 };
 
 /// Such rows in front of a product.
 class ProductRows : public StepRows {
  public:
-  ProductRows(at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
+  ProductRows(StepRoom& room, at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
 
   /// When all values are written: makes what the product reads.
   void place() const;
-  const float* placed() const;
+  const float* placed() const { return placed_; }
 
  private:
   at::ScalarType dtype_;
   std::int64_t num_rows_;
-  hwy::AlignedFreeUniquePtr<float[]> room_; ///< none for fp32 rows, which are read as they are
+  float* placed_; ///< of fp32 rows, which are read as they are, those
 };
 
 /// hidden + scale layer(rms_norm(hidden)) [B, D], of at most kMatvecRows rows in fp32 or bf16.
 class LayerStep {
  public:
-  LayerStep(const at::Tensor& hidden_BD, const LayerFrame& frame);
+  LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFrame& frame);
 
   /// Whether rows and weights are such that this way is open to them.
   static bool takes(const at::Tensor& hidden_BD, const LayerFrame& frame);

@@ -44,6 +44,7 @@ template <class T>
 class Mamba2Step {
  public:
   Mamba2Step(
+      StepRoom& room,
       const Mamba2StepInputs& in,
       const Mamba2StepStates& states,
       const Mamba2StepSizes& sizes,
@@ -60,15 +61,17 @@ class Mamba2Step {
              .N = sizes.keys / in.num_groups,
              .B = layer.num_rows()}),
         slots_(layer.num_rows()),
-        projected_(layer.dtype(), layer.num_rows(), in.in_weight_CD.size(0)),
-        convolved_(layer.dtype(), layer.num_rows(), sizes.channels),
-        scanned_(layer.dtype(), layer.num_rows(), sizes.inner),
-        gated_(layer.dtype(), layer.num_rows(), sizes.inner),
-        dt_(make_scratch<float>(layer.num_rows() * sizes.heads)),
-        A_(make_scratch<float>(sizes.heads)) {
+        projected_(room, layer.dtype(), layer.num_rows(), in.in_weight_CD.size(0)),
+        convolved_(room, layer.dtype(), layer.num_rows(), sizes.channels),
+        scanned_(room, layer.dtype(), layer.num_rows(), sizes.inner),
+        gated_(room, layer.dtype(), layer.num_rows(), sizes.inner),
+        dt_(room.take<float>(layer.num_rows() * sizes.heads)),
+        A_(room.take<float>(sizes.heads)),
+        scan_room_(
+            room.take<float>(layer.num_rows() * sizes.heads * SsdStepRoom<float>::size(scan_))) {
     check();
     const float* A_log = in.A_log_H.const_data_ptr<float>();
-    std::transform(A_log, A_log + sizes.heads, A_.get(), [](float a) { return -std::exp(a); });
+    std::transform(A_log, A_log + sizes.heads, A_, [](float a) { return -std::exp(a); });
   }
 
   at::Tensor run() {
@@ -77,7 +80,8 @@ class Mamba2Step {
     const std::int64_t rows = layer_.num_rows();
     const SsdStepTask<T, float> scan = scan_task();
     const auto scan_item = [&](std::int64_t item) {
-      run_ssd_step_item(scan, SsdStepRoom<float>(scan_), item);
+      float* values = scan_room_ + item * SsdStepRoom<float>::size(scan_);
+      run_ssd_step_item(scan, SsdStepRoom<float>(scan_, values), item);
     };
     const std::array<Phase, 6> phases{
         layer_.norm(),
@@ -152,7 +156,7 @@ class Mamba2Step {
 
   void make_time_steps(std::int64_t row) {
     const auto* raw = static_cast<const T*>(projected_.at(row, sizes_.inner + sizes_.channels));
-    float* steps = dt_.get() + row * sizes_.heads;
+    float* steps = dt_ + row * sizes_.heads;
     if constexpr (std::is_same_v<T, float>) {
       std::copy_n(raw, sizes_.heads, steps);
     } else {
@@ -169,8 +173,8 @@ class Mamba2Step {
         .x = {convolved, sizes_.channels},
         .b = {convolved + sizes_.inner, sizes_.channels},
         .c = {convolved + sizes_.inner + sizes_.keys, sizes_.channels},
-        .dt_BH = dt_.get(),
-        .A_H = A_.get(),
+        .dt_BH = dt_,
+        .A_H = A_,
         .skip = head_values(in_.D),
         .skip_per_channel = in_.D && in_.D->dim() == 2,
         .states_SHPN = states_.ssm_SHPN.template mutable_data_ptr<float>(),
@@ -204,19 +208,21 @@ class Mamba2Step {
   StepRows convolved_;
   StepRows scanned_;
   ProductRows gated_;
-  Scratch<float> dt_;
-  Scratch<float> A_;
+  float* dt_;
+  float* A_;
+  float* scan_room_;
 };
 
 /// What is not fp32 or bf16 throughout, or has too many rows, takes the operators one by one.
 at::Tensor step(const Mamba2StepInputs& in, const Mamba2StepStates& states) {
   const Mamba2StepSizes sizes = checked_mamba2_step(in);
   if (LayerStep::takes(in.hidden_BD, in.frame)) {
-    const LayerStep layer(in.hidden_BD, in.frame);
+    StepRoom room;
+    const LayerStep layer(room, in.hidden_BD, in.frame);
     if (takes(in, layer)) {
       return layer.dtype() == at::kFloat
-                 ? Mamba2Step<float>(in, states, sizes, layer).run()
-                 : Mamba2Step<c10::BFloat16>(in, states, sizes, layer).run();
+                 ? Mamba2Step<float>(room, in, states, sizes, layer).run()
+                 : Mamba2Step<c10::BFloat16>(room, in, states, sizes, layer).run();
     }
   }
   return mamba2_step_by_operators_(in, states);

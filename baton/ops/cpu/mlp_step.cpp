@@ -16,11 +16,12 @@ namespace {
 
 using Activation = void (*)(const ActivationRows& task, std::int64_t begin, std::int64_t end);
 
-at::Tensor run(const MlpStepInputs& in, const LayerStep& layer, Activation activation) {
+at::Tensor
+run(const MlpStepInputs& in, StepRoom& room, const LayerStep& layer, Activation activation) {
   const std::int64_t channels = in.down_weight_DF.size(1);
   const std::int64_t up_channels = in.up_weight_FD.size(0);
-  const StepRows up(layer.dtype(), layer.num_rows(), up_channels);
-  const ProductRows active(layer.dtype(), layer.num_rows(), channels);
+  const StepRows up(room, layer.dtype(), layer.num_rows(), up_channels);
+  const ProductRows active(room, layer.dtype(), layer.num_rows(), channels);
   const ActivationRows rows{
       .dtype = layer.dtype(),
       .x = up.data(),
@@ -53,10 +54,11 @@ at::Tensor step(
     at::Tensor (*by_operators)(const MlpStepInputs&)) {
   check_mlp_step(in, gated);
   if (LayerStep::takes(in.hidden_BD, in.frame)) {
-    const LayerStep layer(in.hidden_BD, in.frame);
+    StepRoom room;
+    const LayerStep layer(room, in.hidden_BD, in.frame);
     if (layer.takes(in.up_weight_FD, in.up_bias_F) &&
         layer.takes(in.down_weight_DF, in.down_bias_D)) {
-      return run(in, layer, activation);
+      return run(in, room, layer, activation);
     }
   }
   return by_operators(in);

@@ -219,6 +219,9 @@ void add_all_values(
   for (; i + 8 * lanes <= channels; i += 8 * lanes) {
     add_values<8>(weights, values, num_keys, factor, i, out);
   }
+  for (; i + 4 * lanes <= channels; i += 4 * lanes) {
+    add_values<4>(weights, values, num_keys, factor, i, out);
+  }
   for (; i + lanes <= channels; i += lanes) {
     add_values<1>(weights, values, num_keys, factor, i, out);
   }

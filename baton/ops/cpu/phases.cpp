@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kFetchBytes = 256 << 10; // a part of a core's second cache
 constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kLinesAtOnce = 16; // between two looks at the others
-constexpr std::int64_t kSpins = 1 << 14;  // then another process may have the core
+constexpr std::int64_t kSpins = 1 << 12;  // then another process may have the core
 
 /// Neighbouring items of one phase, those that one worker takes first. Apart from each other, so
 /// that counters do not share a line.

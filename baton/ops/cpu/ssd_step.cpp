@@ -104,9 +104,9 @@ at::Tensor run_step(
       .y_BHP = y.mutable_data_ptr<In>()};
   for_each_item(
       num_rows * num_heads,
-      [&] { return SsdStepRoom<Real>(sizes); },
-      [&](const SsdStepRoom<Real>& room, std::int64_t item) {
-        run_ssd_step_item(task, room, item);
+      [&] { return make_scratch<Real>(SsdStepRoom<Real>::size(sizes)); },
+      [&](const Scratch<Real>& scratch, std::int64_t item) {
+        run_ssd_step_item(task, SsdStepRoom<Real>(sizes, scratch.get()), item);
       });
   return y;
 }

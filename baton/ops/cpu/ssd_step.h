@@ -28,14 +28,17 @@ struct SsdStepTask {
 /// Scratch of a thread, or of an item.
 template <class Real>
 struct SsdStepRoom {
-  explicit SsdStepRoom(const SsdSizes& sizes)
-      : values(make_scratch<Real>(2 * (sizes.P + sizes.N + 2 * kSsdPadding))),
-        y(values.get()),
+  /// `values` has room for `size` of them.
+  SsdStepRoom(const SsdSizes& sizes, Real* values)
+      : y(values),
         x(y + sizes.P + kSsdPadding),
         b(x + sizes.P + kSsdPadding),
         c(b + sizes.N + kSsdPadding) {}
 
-  Scratch<Real> values;
+  static std::int64_t size(const SsdSizes& sizes) {
+    return 2 * (sizes.P + sizes.N + 2 * kSsdPadding);
+  }
+
   Real *y, *x, *b, *c;
 };
 
