@@ -236,7 +236,9 @@ at::Tensor Attention::attend_cache(
       layout.starts_B1,
       layout.first_positions_B);
   const at::Tensor kv_lengths_B =
-      (layout.first_positions_B + at::diff(layout.starts_B1)).to(at::kInt);
+      context.form == Form::kStep
+          ? layout.first_positions_B + 1
+          : (layout.first_positions_B + at::diff(layout.starts_B1)).to(at::kInt);
   return ops::paged_attention(
       q_THP, k_pages, v_pages, cache.page_table_BM, layout.starts_B1, kv_lengths_B, scale_);
 }

@@ -55,8 +55,13 @@ PagedSequences checked_paged_sequences(
 }
 
 std::vector<std::int64_t> host_values(const at::Tensor& values_B) {
-  const at::Tensor wide = values_B.to(at::kLong).contiguous();
-  const std::int64_t* data = wide.const_data_ptr<std::int64_t>();
+  const at::Tensor dense = values_B.contiguous();
+  if (dense.scalar_type() == at::kInt) {
+    const auto* data = dense.const_data_ptr<std::int32_t>();
+    return {data, data + dense.size(0)};
+  }
+  const at::Tensor wide = dense.to(at::kLong);
+  const auto* data = wide.const_data_ptr<std::int64_t>();
   return {data, data + wide.size(0)};
 }
 

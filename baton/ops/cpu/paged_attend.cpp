@@ -67,25 +67,36 @@ void find_rows(const PagedRows& rows, std::int64_t first, std::int64_t count, co
   }
 }
 
-/// Finds a tile and asks memory for it. Rows of one head lie apart, which no processor foresees.
 template <class Sum, class T>
-TileRows<T> fetch_tile(const PagedTask<Sum>& task, std::int64_t first) {
-  constexpr std::int64_t kLine = 64 / sizeof(T);
+TileRows<T> find_tile(const PagedTask<Sum>& task, std::int64_t first) {
   TileRows<T> tile;
   tile.count = std::min(kTileKeys, task.last_key - first);
-  if (tile.count <= 0) {
-    return tile; // behind the last one
+  if (tile.count > 0) { // not behind the last one
+    find_rows(task.keys, first, tile.count, tile.keys);
+    find_rows(task.values, first, tile.count, tile.values);
   }
-  find_rows(task.keys, first, tile.count, tile.keys);
-  find_rows(task.values, first, tile.count, tile.values);
+  return tile;
+}
+
+/// Asks memory for the rows of one head, which lie apart, so that no processor foresees them.
+template <class T>
+void fetch(const TileRows<T>& tile, std::int64_t channels) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
   for (const T* const* rows : {tile.keys, tile.values}) {
     for (std::int64_t key = 0; key < tile.count; ++key) {
-      for (std::int64_t i = 0; i < task.channels; i += kLine) {
+      for (std::int64_t i = 0; i < channels; i += kLine) {
         hwy::Prefetch(rows[key] + i);
       }
     }
   }
-  return tile;
+}
+
+/// Rows of another key head.
+template <class T>
+void move_rows(const T* const* rows, std::int64_t count, std::int64_t shift, const T** moved) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    moved[i] = rows[i] + shift;
+  }
 }
 
 /// Scores of kRows rows with kKeys keys. The order of additions of a score does not depend on
@@ -234,43 +245,111 @@ void add_all_values(
   }
 }
 
+/// Scores of one head's rows with some keys of a tile.
+template <class Sum, class T>
+void score_head(
+    const PagedTask<Sum>& task,
+    std::int64_t head,
+    const T* const* first_head_keys,
+    std::int64_t num_keys,
+    Sum* scores_HRT) {
+  const T* keys[kTileKeys];
+  move_rows(first_head_keys, num_keys, head * task.keys.head_stride, keys);
+  const std::int64_t channels = task.channels;
+  const Sum* q_RP = task.q_HRP + head * task.q_head_stride;
+  Sum* scores_RT = scores_HRT + head * task.num_rows * kTileKeys;
+  std::int64_t row = 0;
+  for (; row + 4 <= task.num_rows; row += 4) {
+    score_rows<4>(q_RP + row * channels, channels, keys, num_keys, scores_RT + row * kTileKeys);
+  }
+  for (; row < task.num_rows; ++row) {
+    score_rows<1>(q_RP + row * channels, channels, keys, num_keys, scores_RT + row * kTileKeys);
+  }
+}
+
+/// Keys of a tile that a row sees.
+template <class Sum>
+std::int64_t
+seen_keys(const PagedTask<Sum>& task, std::int64_t row, std::int64_t first, std::int64_t count) {
+  return std::min(count, task.visible_R[row] - first);
+}
+
+/// Scores of a tile become weights, and older sums move to the new maximum.
+template <class Sum>
+void soften_rows(
+    const PagedTask<Sum>& task,
+    std::int64_t first,
+    std::int64_t count,
+    Sum* scores_HRT,
+    Sum* factors_HR) {
+  for (std::int64_t at = 0; at < task.num_heads * task.num_rows; ++at) {
+    const std::int64_t seen = seen_keys(task, at % task.num_rows, first, count);
+    if (seen > 0) {
+      Sum* scores = scores_HRT + at * kTileKeys;
+      std::fill(scores + seen, scores + kTileKeys, -std::numeric_limits<Sum>::infinity());
+      factors_HR[at] = soften(scores, task.maximum_HR[at], task.sum_HR[at]);
+    }
+  }
+}
+
+/// Adds values [begin, end) of a tile to the sums of one head's rows, by their weights.
+template <class Sum, class T>
+void add_head(
+    const PagedTask<Sum>& task,
+    std::int64_t head,
+    const TileRows<T>& tile,
+    std::int64_t first,
+    std::int64_t begin,
+    std::int64_t end,
+    const Sum* weights_HRT,
+    const Sum* factors_HR) {
+  const T* values[kTileKeys];
+  move_rows(tile.values + begin, end - begin, head * task.values.head_stride, values);
+  for (std::int64_t row = 0; row < task.num_rows; ++row) {
+    const std::int64_t seen = seen_keys(task, row, first, end);
+    const std::int64_t at = head * task.num_rows + row;
+    if (seen > begin) {
+      add_all_values(
+          weights_HRT + at * kTileKeys + begin,
+          values,
+          seen - begin,
+          begin == 0 ? factors_HR[at] : Sum(1),
+          task.channels,
+          task.out_HRP + at * task.channels);
+    }
+  }
+}
+
+/// Several heads take turns key by key, so that memory is read from end to end, which a processor
+/// foresees.
 template <class Sum, class T>
 void attend(const PagedTask<Sum>& task) {
-  const std::int64_t num_rows = task.num_rows;
-  const std::int64_t channels = task.channels;
-  std::fill_n(task.out_RP, num_rows * channels, Sum(0));
-  std::fill_n(task.sum_R, num_rows, Sum(0));
-  std::fill_n(task.maximum_R, num_rows, -std::numeric_limits<Sum>::infinity());
-  std::vector<Sum> scores(num_rows * kTileKeys);
-  TileRows<T> next = fetch_tile<Sum, T>(task, task.first_key);
+  const std::int64_t all_rows = task.num_heads * task.num_rows;
+  std::fill_n(task.out_HRP, all_rows * task.channels, Sum(0));
+  std::fill_n(task.sum_HR, all_rows, Sum(0));
+  std::fill_n(task.maximum_HR, all_rows, -std::numeric_limits<Sum>::infinity());
+  const bool one_head = task.num_heads == 1;
+  const std::int64_t turn = one_head ? kTileKeys : 1;
+  std::vector<Sum> scores_HRT(all_rows * kTileKeys);
+  std::vector<Sum> factors_HR(all_rows);
+  TileRows<T> next = find_tile<Sum, T>(task, task.first_key);
   for (std::int64_t first = task.first_key; first < task.last_key; first += kTileKeys) {
     const TileRows<T> tile = next;
-    next = fetch_tile<Sum, T>(task, first + kTileKeys);
-    std::int64_t row = 0;
-    for (; row + 4 <= num_rows; row += 4) {
-      score_rows<4>(
-          task.q_RP + row * channels,
-          channels,
-          tile.keys,
-          tile.count,
-          scores.data() + row * kTileKeys);
+    next = find_tile<Sum, T>(task, first + kTileKeys);
+    if (one_head) {
+      fetch(next, task.channels);
     }
-    for (; row < num_rows; ++row) {
-      score_rows<1>(
-          task.q_RP + row * channels,
-          channels,
-          tile.keys,
-          tile.count,
-          scores.data() + row * kTileKeys);
+    for (std::int64_t key = 0; key < tile.count; key += turn) {
+      const std::int64_t count = std::min(turn, tile.count - key);
+      for (std::int64_t head = 0; head < task.num_heads; ++head) {
+        score_head(task, head, tile.keys + key, count, scores_HRT.data() + key);
+      }
     }
-    for (row = 0; row < num_rows; ++row) {
-      const std::int64_t seen = std::min(tile.count, task.visible_R[row] - first);
-      if (seen > 0) {
-        Sum* row_scores = scores.data() + row * kTileKeys;
-        std::fill(row_scores + seen, row_scores + kTileKeys, -std::numeric_limits<Sum>::infinity());
-        const Sum factor = soften(row_scores, task.maximum_R[row], task.sum_R[row]);
-        add_all_values(
-            row_scores, tile.values, seen, factor, channels, task.out_RP + row * channels);
+    soften_rows(task, first, tile.count, scores_HRT.data(), factors_HR.data());
+    for (std::int64_t key = 0; key < tile.count; key += turn) {
+      const std::int64_t end = std::min(key + turn, tile.count);
+      for (std::int64_t head = 0; head < task.num_heads; ++head) {
+        add_head(task, head, tile, first, key, end, scores_HRT.data(), factors_HR.data());
       }
     }
   }

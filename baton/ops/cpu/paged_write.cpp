@@ -15,6 +15,35 @@
 namespace baton::ops::cpu {
 namespace {
 
+/// Copies the rows [Hk, P] of `count` tokens into a page. Rows that lie side by side, as they do
+/// where a step writes one, are copied without a tensor of each.
+void write_tokens(
+    at::Tensor& pages,
+    std::int64_t page,
+    std::int64_t offset,
+    const at::Tensor& rows_THP,
+    std::int64_t token,
+    std::int64_t count) {
+  const std::int64_t values = rows_THP.size(1) * rows_THP.size(2);
+  const auto is_dense = [&](const at::Tensor& tensor) {
+    const std::int64_t d = tensor.dim();
+    return tensor.stride(d - 1) == 1 && tensor.stride(d - 2) == tensor.size(d - 1);
+  };
+  if (!is_dense(pages) || !is_dense(rows_THP) || pages.scalar_type() != rows_THP.scalar_type()) {
+    pages[page].narrow(0, offset, count).copy_(rows_THP.narrow(0, token, count));
+    return;
+  }
+  const auto bytes = static_cast<std::int64_t>(pages.element_size());
+  auto* to = static_cast<char*>(pages.data_ptr()) +
+             (page * pages.stride(0) + offset * pages.stride(1)) * bytes;
+  const auto* from =
+      static_cast<const char*>(rows_THP.const_data_ptr()) + token * rows_THP.stride(0) * bytes;
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::copy_n(
+        from + i * rows_THP.stride(0) * bytes, values * bytes, to + i * pages.stride(1) * bytes);
+  }
+}
+
 void paged_write_(
     at::Tensor& k_pages,
     at::Tensor& v_pages,
@@ -56,8 +85,8 @@ void paged_write_(
       const std::int64_t offset = position % page_size;
       const std::int64_t count = std::min(page_size - offset, starts[b + 1] - token);
       const std::int64_t page = table[static_cast<std::int64_t>(b) * width + position / page_size];
-      k_pages[page].narrow(0, offset, count).copy_(k_THP.narrow(0, token, count));
-      v_pages[page].narrow(0, offset, count).copy_(v_THP.narrow(0, token, count));
+      write_tokens(k_pages, page, offset, k_THP, token, count);
+      write_tokens(v_pages, page, offset, v_THP, token, count);
       token += count;
     }
   }
