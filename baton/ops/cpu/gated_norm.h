@@ -12,14 +12,15 @@ namespace baton::ops {
 
 /// Rows of one call; strides count values. `weight` is null for no norm.
 struct GatedNormRows {
-  c10::ScalarType dtype;
-  c10::ScalarType weight_dtype; ///< as dtype, or that of the sums, as it is in the backward
-  const void* y;
-  const void* z;
-  const void* weight;
-  std::int64_t channels;
-  std::int64_t y_stride;
-  std::int64_t z_stride;
+  c10::ScalarType dtype = c10::ScalarType::Undefined;
+  /// As dtype, or that of the sums, as it is in the backward.
+  c10::ScalarType weight_dtype = c10::ScalarType::Undefined;
+  const void* y = nullptr;
+  const void* z = nullptr;
+  const void* weight = nullptr;
+  std::int64_t channels = 0;
+  std::int64_t y_stride = 0;
+  std::int64_t z_stride = 0;
   GatedNormConfig config;
   const void* dout = nullptr; ///< this and what follows: backward only
   std::int64_t dout_stride = 0;

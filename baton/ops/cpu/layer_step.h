@@ -94,7 +94,7 @@ class LayerStep {
       const std::optional<at::Tensor>& bias_D) const;
   Phase add(const MatvecTask& product) const;
 
-  const at::Tensor& out_BD() const { return out_BD_; }
+  const at::Tensor& out() const { return out_BD_; }
 
  private:
   MatvecTask product(

@@ -66,12 +66,12 @@ class Mamba2Step {
         scanned_(room, layer.dtype(), layer.num_rows(), sizes.inner),
         gated_(room, layer.dtype(), layer.num_rows(), sizes.inner),
         dt_(room.take<float>(layer.num_rows() * sizes.heads)),
-        A_(room.take<float>(sizes.heads)),
+        a_H_(room.take<float>(sizes.heads)),
         scan_room_(
             room.take<float>(layer.num_rows() * sizes.heads * SsdStepRoom<float>::size(scan_))) {
     check();
-    const float* A_log = in.A_log_H.const_data_ptr<float>();
-    std::transform(A_log, A_log + sizes.heads, A_, [](float a) { return -std::exp(a); });
+    const float* log_a = in.A_log_H.const_data_ptr<float>();
+    std::transform(log_a, log_a + sizes.heads, a_H_, [](float a) { return -std::exp(a); });
   }
 
   at::Tensor run() {
@@ -98,7 +98,7 @@ class Mamba2Step {
         Phase{.count = 1, .work = [this](std::int64_t) { gate(); }},
         layer_.add(last)};
     run_phases(phases);
-    return layer_.out_BD();
+    return layer_.out();
   }
 
  private:
@@ -174,7 +174,7 @@ class Mamba2Step {
         .b = {convolved + sizes_.inner, sizes_.channels},
         .c = {convolved + sizes_.inner + sizes_.keys, sizes_.channels},
         .dt_BH = dt_,
-        .A_H = A_,
+        .A_H = a_H_,
         .skip = head_values(in_.D),
         .skip_per_channel = in_.D && in_.D->dim() == 2,
         .states_SHPN = states_.ssm_SHPN.template mutable_data_ptr<float>(),
@@ -209,7 +209,7 @@ class Mamba2Step {
   StepRows scanned_;
   ProductRows gated_;
   float* dt_;
-  float* A_;
+  float* a_H_;
   float* scan_room_;
 };
 

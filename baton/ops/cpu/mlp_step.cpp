@@ -43,7 +43,7 @@ run(const MlpStepInputs& in, StepRoom& room, const LayerStep& layer, Activation 
       Phase{.count = 1, .work = [&activate](std::int64_t) { activate(); }},
       layer.add(last)};
   run_phases(phases);
-  return layer.out_BD();
+  return layer.out();
 }
 
 /// What is not fp32 or bf16 throughout, or has too many rows, takes the operators one by one.

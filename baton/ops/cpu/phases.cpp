@@ -70,7 +70,8 @@ class PhaseRun {
     }
   }
 
-  void run(std::int64_t worker) {
+  /// The others wait for what this worker takes, so it ends in no other way.
+  void run(std::int64_t worker) noexcept {
     for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
       work(phase, worker);
       wait(phase, worker);

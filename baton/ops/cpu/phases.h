@@ -10,7 +10,7 @@ namespace baton::ops::cpu {
 
 /// Items that may run beside each other, behind all items of the phases before.
 struct Phase {
-  std::int64_t count;
+  std::int64_t count = 0;
   /// Calls no ATen and does not throw. Items are cut by shape alone, so that no result depends on
   /// the number of threads.
   std::function<void(std::int64_t item)> work;
