@@ -27,6 +27,10 @@ inline constexpr EnvVariable kEnvThreads = {
     "OMP_NUM_THREADS",
     "one per core",
     "threads of the CPU operators; read by the OpenMP runtime"};
+inline constexpr EnvVariable kEnvWaitPolicy = {
+    "OMP_WAIT_POLICY",
+    "threads that wait look for work for some milliseconds",
+    "passive: they leave their core at once, for a machine that other programs use too"};
 
 inline constexpr EnvVariable kEnvKernelCache = {
     "BATON_KERNEL_CACHE",

@@ -2,6 +2,7 @@
 #include "baton/model/stack.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace baton::model {
@@ -21,12 +22,17 @@ StackOutput Stack::forward(
     const nn::StepContext& context,
     const std::vector<std::int64_t>& taps) const {
   StackOutput output;
+  std::optional<nn::StepChain> chain;
+  if (context.form == nn::Form::kStep) {
+    chain.emplace();
+  }
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     hidden_TD = layers_[i].forward(hidden_TD, context);
     if (std::binary_search(taps.begin(), taps.end(), static_cast<std::int64_t>(i))) {
       output.tapped.push_back(hidden_TD);
     }
   }
+  nn::StepChain::run();
   output.hidden_TD = std::move(hidden_TD);
   return output;
 }

@@ -9,8 +9,12 @@
 #include <ATen/core/Tensor.h>
 
 #include "baton/nn/sublayer.h"
+#include "baton/ops/step_chain.h"
 
 namespace baton::nn {
+
+/// Runs the steps of layers that are called one after the other together.
+using StepChain = ops::StepChain;
 
 class Layer {
  public:

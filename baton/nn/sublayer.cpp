@@ -7,6 +7,7 @@
 #include "baton/nn/mamba2.h"
 #include "baton/nn/mixer.h"
 #include "baton/nn/mlp.h"
+#include "baton/ops/step_chain.h"
 
 namespace baton::nn {
 
@@ -38,6 +39,7 @@ at::Tensor Sublayer::step(
     const at::Tensor& hidden_TD,
     const ops::LayerFrame& frame,
     const StepContext& context) const {
+  ops::StepChain::run(); // what made hidden
   return ops::add_out(frame, hidden_TD, forward(ops::norm_in(frame, hidden_TD), context));
 }
 

@@ -114,7 +114,7 @@ void ProductRows::place() const {
 }
 
 LayerStep::LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFrame& frame)
-    : hidden_BD_(hidden_BD.contiguous()),
+    : hidden_BD_(hidden_BD),
       norm_weight_D_(frame.norm_weight_D.contiguous()),
       norm_eps_(frame.norm_eps),
       scale_(frame.scale),
@@ -125,14 +125,17 @@ LayerStep::LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFra
 }
 
 bool LayerStep::takes(const at::Tensor& hidden_BD, const LayerFrame& frame) {
-  return is_matvec_dtype(hidden_BD.scalar_type()) &&
+  return is_matvec_dtype(hidden_BD.scalar_type()) && hidden_BD.is_contiguous() &&
          frame.norm_weight_D.scalar_type() == hidden_BD.scalar_type() && hidden_BD.numel() > 0 &&
          hidden_BD.size(0) <= kMatvecRows;
 }
 
-bool LayerStep::takes(const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) const {
+bool LayerStep::takes(
+    at::ScalarType dtype,
+    const at::Tensor& weight_FD,
+    const std::optional<at::Tensor>& bias_F) {
   const auto plain = [&](const at::Tensor& tensor) {
-    return tensor.scalar_type() == dtype() && tensor.numel() > 0 && tensor.stride(-1) == 1;
+    return tensor.scalar_type() == dtype && tensor.numel() > 0 && tensor.stride(-1) == 1;
   };
   return plain(weight_FD) && (!bias_F || plain(*bias_F));
 }

@@ -73,9 +73,11 @@ class LayerStep {
  public:
   LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFrame& frame);
 
-  /// Whether rows and weights are such that this way is open to them.
+  /// Whether rows are such that this way is open to them, and with such rows the weights of a
+  /// product.
   static bool takes(const at::Tensor& hidden_BD, const LayerFrame& frame);
-  bool takes(const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F) const;
+  static bool
+  takes(at::ScalarType dtype, const at::Tensor& weight_FD, const std::optional<at::Tensor>& bias_F);
 
   at::ScalarType dtype() const { return hidden_BD_.scalar_type(); }
   std::int64_t num_rows() const { return hidden_BD_.size(0); }

@@ -4,9 +4,10 @@
 #include "baton/ops/mamba2_step.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -15,8 +16,10 @@
 #include "baton/ops/cpu/causal_conv1d_step.h"
 #include "baton/ops/cpu/gated_norm.h"
 #include "baton/ops/cpu/layer_step.h"
+#include "baton/ops/cpu/phased_step.h"
 #include "baton/ops/cpu/ssd_step.h"
 #include "baton/ops/slots.h"
+#include "baton/ops/step_chain.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -31,78 +34,73 @@ bool is_plain(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
 }
 
 /// Whether parameters lie as the kernels read them: those of heads in fp32, as models keep them.
-bool takes(const Mamba2StepInputs& in, const LayerStep& layer) {
-  const at::ScalarType dtype = layer.dtype();
-  return layer.takes(in.in_weight_CD, in.in_bias_C) &&
-         layer.takes(in.out_weight_DI, in.out_bias_D) && is_plain(in.A_log_H, at::kFloat) &&
-         is_plain(in.D, at::kFloat) && is_plain(in.dt_bias_H, at::kFloat) &&
-         is_plain(in.conv_weight_CK, dtype) && is_plain(in.conv_bias_C, dtype) &&
-         is_plain(in.norm_weight, dtype);
+bool takes(const Mamba2StepInputs& in) {
+  const at::ScalarType dtype = in.hidden_BD.scalar_type();
+  return LayerStep::takes(in.hidden_BD, in.frame) &&
+         LayerStep::takes(dtype, in.in_weight_CD, in.in_bias_C) &&
+         LayerStep::takes(dtype, in.out_weight_DI, in.out_bias_D) &&
+         is_plain(in.A_log_H, at::kFloat) && is_plain(in.D, at::kFloat) &&
+         is_plain(in.dt_bias_H, at::kFloat) && is_plain(in.conv_weight_CK, dtype) &&
+         is_plain(in.conv_bias_C, dtype) && is_plain(in.norm_weight, dtype);
 }
 
 template <class T>
-class Mamba2Step {
+class Mamba2Step final : public PhasedStep {
  public:
   Mamba2Step(
-      StepRoom& room,
       const Mamba2StepInputs& in,
       const Mamba2StepStates& states,
-      const Mamba2StepSizes& sizes,
-      const LayerStep& layer)
+      const Mamba2StepSizes& sizes)
       : in_(in),
         states_(states),
         sizes_(sizes),
-        layer_(layer),
+        layer_(room_, in.hidden_BD, in.frame),
         scan_(
-            {.T = layer.num_rows(),
+            {.T = layer_.num_rows(),
              .H = sizes.heads,
              .P = sizes.inner / sizes.heads,
              .G = in.num_groups,
              .N = sizes.keys / in.num_groups,
-             .B = layer.num_rows()}),
-        slots_(layer.num_rows()),
-        projected_(room, layer.dtype(), layer.num_rows(), in.in_weight_CD.size(0)),
-        convolved_(room, layer.dtype(), layer.num_rows(), sizes.channels),
-        scanned_(room, layer.dtype(), layer.num_rows(), sizes.inner),
-        gated_(room, layer.dtype(), layer.num_rows(), sizes.inner),
-        dt_(room.take<float>(layer.num_rows() * sizes.heads)),
-        a_H_(room.take<float>(sizes.heads)),
+             .B = layer_.num_rows()}),
+        slots_(checked_slots()),
+        projected_(room_, layer_.dtype(), layer_.num_rows(), in.in_weight_CD.size(0)),
+        convolved_(room_, layer_.dtype(), layer_.num_rows(), sizes.channels),
+        scanned_(room_, layer_.dtype(), layer_.num_rows(), sizes.inner),
+        gated_(room_, layer_.dtype(), layer_.num_rows(), sizes.inner),
+        dt_(room_.take<float>(layer_.num_rows() * sizes.heads)),
+        a_H_(room_.take<float>(sizes.heads)),
         scan_room_(
-            room.take<float>(layer.num_rows() * sizes.heads * SsdStepRoom<float>::size(scan_))) {
-    check();
+            room_.take<float>(layer_.num_rows() * sizes.heads * SsdStepRoom<float>::size(scan_))),
+        first_(layer_.first_product(in_.in_weight_CD, in_.in_bias_C, projected_)),
+        last_(layer_.last_product(gated_, in_.out_weight_DI, in_.out_bias_D)),
+        scan_task_(scan_task()) {
     const float* log_a = in.A_log_H.const_data_ptr<float>();
     std::transform(log_a, log_a + sizes.heads, a_H_, [](float a) { return -std::exp(a); });
   }
 
-  at::Tensor run() {
-    const MatvecTask first = layer_.first_product(in_.in_weight_CD, in_.in_bias_C, projected_);
-    const MatvecTask last = layer_.last_product(gated_, in_.out_weight_DI, in_.out_bias_D);
+  const at::Tensor& out() const { return layer_.out(); }
+
+  std::vector<Phase> phases() override {
     const std::int64_t rows = layer_.num_rows();
-    const SsdStepTask<T, float> scan = scan_task();
-    const auto scan_item = [&](std::int64_t item) {
-      float* values = scan_room_ + item * SsdStepRoom<float>::size(scan_);
-      run_ssd_step_item(scan, SsdStepRoom<float>(scan_, values), item);
-    };
-    const std::array<Phase, 6> phases{
+    return {
         layer_.norm(),
-        product_phase(first),
+        product_phase(first_),
         Phase{
             .count = rows * (conv_step_items(sizes_.channels) + 1),
             .work = [this](std::int64_t item) { convolve(item); }},
         Phase{
             .count = rows * sizes_.heads,
-            .work = [&scan_item](std::int64_t item) { scan_item(item); },
-            .data = rows == 1 && slots_[0] >= 0 ? scan.states_SHPN + slots_[0] * scan.slot_stride
-                                                : nullptr,
+            .work = [this](std::int64_t item) { scan(item); },
+            .data = rows == 1 && slots_[0] >= 0
+                        ? scan_task_.states_SHPN + slots_[0] * scan_task_.slot_stride
+                        : nullptr,
             .item_bytes = scan_.state_size() * static_cast<std::int64_t>(sizeof(float))},
         Phase{.count = 1, .work = [this](std::int64_t) { gate(); }},
-        layer_.add(last)};
-    run_phases(phases);
-    return layer_.out();
+        layer_.add(last_)};
   }
 
  private:
-  void check() {
+  std::vector<std::int64_t> checked_slots() const {
     check_dense_slots(states_.conv_SCK);
     check_dense_slots(states_.ssm_SHPN);
     check_ssd_states(states_.ssm_SHPN, /*has_slots=*/true, scan_, at::kFloat);
@@ -122,11 +120,11 @@ class Mamba2Step {
     check_slots("slots", states_.slots_B, layer_.num_rows());
     const std::vector<std::int32_t> slots =
         checked_distinct_slots(states_.slots_B, std::min(conv.size(0), states_.ssm_SHPN.size(0)));
-    slots_.assign(slots.begin(), slots.end());
+    return {slots.begin(), slots.end()};
   }
 
   /// A block of the convolution's channels, or behind those the row's time steps.
-  void convolve(std::int64_t item) {
+  void convolve(std::int64_t item) const {
     const std::int64_t items = conv_step_items(sizes_.channels) + 1;
     const std::int64_t row = item / items;
     if (item % items == items - 1) {
@@ -154,7 +152,7 @@ class Mamba2Step {
     run_conv_step_item(step, item % items);
   }
 
-  void make_time_steps(std::int64_t row) {
+  void make_time_steps(std::int64_t row) const {
     const auto* raw = static_cast<const T*>(projected_.at(row, sizes_.inner + sizes_.channels));
     float* steps = dt_ + row * sizes_.heads;
     if constexpr (std::is_same_v<T, float>) {
@@ -164,6 +162,11 @@ class Mamba2Step {
     }
     const TimeStepRule rule{true, in_.dt_min, in_.dt_max};
     ssd_rows<float>().time_steps(rule, sizes_.heads, steps, head_values(in_.dt_bias_H), steps);
+  }
+
+  void scan(std::int64_t item) const {
+    float* values = scan_room_ + item * SsdStepRoom<float>::size(scan_);
+    run_ssd_step_item(scan_task_, SsdStepRoom<float>(scan_, values), item);
   }
 
   SsdStepTask<T, float> scan_task() const {
@@ -183,7 +186,7 @@ class Mamba2Step {
         .y_BHP = scanned_.template data<T>()};
   }
 
-  void gate() {
+  void gate() const {
     const GatedNormRows rows{
         .dtype = layer_.dtype(),
         .weight_dtype = layer_.dtype(),
@@ -198,10 +201,11 @@ class Mamba2Step {
     gated_.place();
   }
 
-  const Mamba2StepInputs& in_;
-  const Mamba2StepStates& states_;
+  Mamba2StepInputs in_;
+  Mamba2StepStates states_;
   Mamba2StepSizes sizes_;
-  const LayerStep& layer_;
+  StepRoom room_;
+  LayerStep layer_;
   SsdSizes scan_;
   std::vector<std::int64_t> slots_;
   StepRows projected_;
@@ -211,21 +215,29 @@ class Mamba2Step {
   float* dt_;
   float* a_H_;
   float* scan_room_;
+  MatvecTask first_;
+  MatvecTask last_;
+  SsdStepTask<T, float> scan_task_;
 };
+
+template <class T>
+at::Tensor
+step_of(const Mamba2StepInputs& in, const Mamba2StepStates& states, const Mamba2StepSizes& sizes) {
+  auto step = std::make_unique<Mamba2Step<T>>(in, states, sizes);
+  at::Tensor out = step->out();
+  run_step(std::move(step));
+  return out;
+}
 
 /// What is not fp32 or bf16 throughout, or has too many rows, takes the operators one by one.
 at::Tensor step(const Mamba2StepInputs& in, const Mamba2StepStates& states) {
   const Mamba2StepSizes sizes = checked_mamba2_step(in);
-  if (LayerStep::takes(in.hidden_BD, in.frame)) {
-    StepRoom room;
-    const LayerStep layer(room, in.hidden_BD, in.frame);
-    if (takes(in, layer)) {
-      return layer.dtype() == at::kFloat
-                 ? Mamba2Step<float>(room, in, states, sizes, layer).run()
-                 : Mamba2Step<c10::BFloat16>(room, in, states, sizes, layer).run();
-    }
+  if (!takes(in)) {
+    StepChain::run();
+    return mamba2_step_by_operators_(in, states);
   }
-  return mamba2_step_by_operators_(in, states);
+  return in.hidden_BD.scalar_type() == at::kFloat ? step_of<float>(in, states, sizes)
+                                                  : step_of<c10::BFloat16>(in, states, sizes);
 }
 
 } // namespace

@@ -3,48 +3,68 @@
 // of one parallel region.
 #include "baton/ops/mlp_step.h"
 
-#include <array>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "baton/ops/cpu/activation.h"
 #include "baton/ops/cpu/layer_step.h"
+#include "baton/ops/cpu/phased_step.h"
+#include "baton/ops/step_chain.h"
 
 namespace baton::ops::cpu {
 namespace {
 
 using Activation = void (*)(const ActivationRows& task, std::int64_t begin, std::int64_t end);
 
-at::Tensor
-run(const MlpStepInputs& in, StepRoom& room, const LayerStep& layer, Activation activation) {
-  const std::int64_t channels = in.down_weight_DF.size(1);
-  const std::int64_t up_channels = in.up_weight_FD.size(0);
-  const StepRows up(room, layer.dtype(), layer.num_rows(), up_channels);
-  const ProductRows active(room, layer.dtype(), layer.num_rows(), channels);
-  const ActivationRows rows{
-      .dtype = layer.dtype(),
-      .x = up.data(),
-      .dy = nullptr,
-      .out = active.data(),
-      .channels = channels,
-      .x_stride = up_channels,
-      .dy_stride = 0,
-      .out_stride = channels};
-  const auto activate = [&] {
-    activation(rows, 0, layer.num_rows());
-    active.place();
-  };
-  const MatvecTask first = layer.first_product(in.up_weight_FD, in.up_bias_F, up);
-  const MatvecTask last = layer.last_product(active, in.down_weight_DF, in.down_bias_D);
-  const std::array<Phase, 4> phases{
-      layer.norm(),
-      product_phase(first),
-      Phase{.count = 1, .work = [&activate](std::int64_t) { activate(); }},
-      layer.add(last)};
-  run_phases(phases);
-  return layer.out();
-}
+class MlpStep final : public PhasedStep {
+ public:
+  MlpStep(const MlpStepInputs& in, Activation activation)
+      : in_(in),
+        activation_(activation),
+        layer_(room_, in.hidden_BD, in.frame),
+        up_(room_, layer_.dtype(), layer_.num_rows(), in.up_weight_FD.size(0)),
+        active_(room_, layer_.dtype(), layer_.num_rows(), in.down_weight_DF.size(1)),
+        first_(layer_.first_product(in_.up_weight_FD, in_.up_bias_F, up_)),
+        last_(layer_.last_product(active_, in_.down_weight_DF, in_.down_bias_D)) {}
+
+  const at::Tensor& out() const { return layer_.out(); }
+
+  std::vector<Phase> phases() override {
+    return {
+        layer_.norm(),
+        product_phase(first_),
+        Phase{.count = 1, .work = [this](std::int64_t) { activate(); }},
+        layer_.add(last_)};
+  }
+
+ private:
+  void activate() const {
+    const ActivationRows rows{
+        .dtype = layer_.dtype(),
+        .x = up_.data(),
+        .dy = nullptr,
+        .out = active_.data(),
+        .channels = active_.channels(),
+        .x_stride = up_.channels(),
+        .dy_stride = 0,
+        .out_stride = active_.channels()};
+    activation_(rows, 0, layer_.num_rows());
+    active_.place();
+  }
+
+  MlpStepInputs in_;
+  Activation activation_;
+  StepRoom room_;
+  LayerStep layer_;
+  StepRows up_;
+  ProductRows active_;
+  MatvecTask first_;
+  MatvecTask last_;
+};
 
 /// What is not fp32 or bf16 throughout, or has too many rows, takes the operators one by one.
 at::Tensor step(
@@ -53,15 +73,17 @@ at::Tensor step(
     Activation activation,
     at::Tensor (*by_operators)(const MlpStepInputs&)) {
   check_mlp_step(in, gated);
-  if (LayerStep::takes(in.hidden_BD, in.frame)) {
-    StepRoom room;
-    const LayerStep layer(room, in.hidden_BD, in.frame);
-    if (layer.takes(in.up_weight_FD, in.up_bias_F) &&
-        layer.takes(in.down_weight_DF, in.down_bias_D)) {
-      return run(in, room, layer, activation);
-    }
+  const at::ScalarType dtype = in.hidden_BD.scalar_type();
+  if (!LayerStep::takes(in.hidden_BD, in.frame) ||
+      !LayerStep::takes(dtype, in.up_weight_FD, in.up_bias_F) ||
+      !LayerStep::takes(dtype, in.down_weight_DF, in.down_bias_D)) {
+    StepChain::run();
+    return by_operators(in);
   }
-  return by_operators(in);
+  auto step = std::make_unique<MlpStep>(in, activation);
+  at::Tensor out = step->out();
+  run_step(std::move(step));
+  return out;
 }
 
 at::Tensor squared_relu_step(const MlpStepInputs& in) {

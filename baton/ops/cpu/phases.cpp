@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <thread>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -15,7 +14,7 @@ namespace {
 constexpr std::int64_t kFetchBytes = 256 << 10; // a part of a core's second cache
 constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kLinesAtOnce = 16; // between two looks at the others
-constexpr std::int64_t kSpins = 1 << 12;  // then another process may have the core
+constexpr std::int64_t kSpins = 1 << 10;  // some 20 us; then another thread may have the core
 
 /// Neighbouring items of one phase, those that one worker takes first. Apart from each other, so
 /// that counters do not share a line.
@@ -25,8 +24,9 @@ struct alignas(kLineBytes) Part {
   std::int64_t end = 0;
 };
 
+/// Items of a phase that are done. A type that a system call can wait for.
 struct alignas(kLineBytes) Counter {
-  std::atomic<std::int64_t> value{0};
+  std::atomic<std::int32_t> value{0};
 };
 
 /// Fetches memory from end to end, some lines at a time.
@@ -85,7 +85,7 @@ class PhaseRun {
 
   /// An own part first, then those behind it, round to the start.
   void work(std::size_t phase, std::int64_t worker) {
-    std::int64_t count = 0;
+    std::int32_t count = 0;
     for (std::int64_t shift = 0; shift < workers_; ++shift) {
       Part& from = part(phase, (worker + shift) % workers_);
       const auto take = [&] { return from.next.fetch_add(1, std::memory_order_relaxed); };
@@ -94,8 +94,10 @@ class PhaseRun {
         ++count;
       }
     }
-    if (count > 0) {
-      done_[phase].value.fetch_add(count, std::memory_order_release);
+    std::atomic<std::int32_t>& done = done_[phase].value;
+    if (count > 0 &&
+        done.fetch_add(count, std::memory_order_release) + count == phases_[phase].count) {
+      done.notify_all();
     }
   }
 
@@ -104,13 +106,15 @@ class PhaseRun {
     Fetcher ahead(phases_[next], part(next, worker));
     bool fetching = next > phase;
     std::int64_t spins = 0;
-    while (done_[phase].value.load(std::memory_order_acquire) < phases_[phase].count) {
+    const std::atomic<std::int32_t>& done = done_[phase].value;
+    for (auto count = done.load(std::memory_order_acquire); count < phases_[phase].count;
+         count = done.load(std::memory_order_acquire)) {
       if (fetching) {
         fetching = ahead.fetch();
       } else if (++spins < kSpins) {
         hwy::Pause();
       } else {
-        std::this_thread::yield();
+        done.wait(count, std::memory_order_acquire);
       }
     }
   }
