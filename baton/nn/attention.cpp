@@ -2,6 +2,7 @@
 #include "baton/nn/attention.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <ATen/ATen.h>
 
@@ -10,6 +11,7 @@
 #include "baton/nn/ring_attention.h"
 #include "baton/nn/tensor_ranks.h"
 #include "baton/ops/attention.h"
+#include "baton/ops/attention_step.h"
 #include "baton/ops/paged_attention.h"
 #include "baton/ops/rms_norm.h"
 #include "baton/ops/rotary.h"
@@ -77,6 +79,10 @@ LinearOptions output_projection(const SublayerArguments& arguments) {
       .bias = config.bias,
       .cut = {.dim = 1, .parts = {}},
       .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
+}
+
+std::optional<at::Tensor> value_of(const Parameter* parameter) {
+  return parameter == nullptr ? std::nullopt : std::make_optional(parameter->value);
 }
 
 const Parameter* declare_head_norm(const SublayerArguments& arguments, const std::string& name) {
@@ -164,6 +170,37 @@ at::Tensor Attention::forward(const at::Tensor& hidden_TD, const StepContext& co
   return o_proj_(out_THP.flatten(1));
 }
 
+at::Tensor Attention::step(
+    const at::Tensor& hidden_TD,
+    const ops::LayerFrame& frame,
+    const StepContext& context) const {
+  const CacheView& cache = *context.cache;
+  return ops::attention_step_(
+      {.hidden_BD = hidden_TD,
+       .frame = frame,
+       .q_weight_QD = q_proj_.weight(),
+       .q_bias_Q = q_proj_.bias_value(),
+       .k_weight_KD = k_proj_.weight(),
+       .k_bias_K = k_proj_.bias_value(),
+       .v_weight_KD = v_proj_.weight(),
+       .v_bias_K = v_proj_.bias_value(),
+       .q_norm_weight_P = value_of(q_norm_),
+       .k_norm_weight_P = value_of(k_norm_),
+       .head_norm_eps = norm_eps_,
+       .inverse_frequencies = inverse_frequencies_ == nullptr
+                                  ? std::nullopt
+                                  : std::make_optional(*inverse_frequencies_),
+       .attention_factor = attention_factor_,
+       .interleaved = config_.rotary.interleaved,
+       .softmax_scale = scale_,
+       .out_weight_DQ = o_proj_.weight(),
+       .out_bias_D = o_proj_.bias_value()},
+      {.k_pages = cache.at(name_ + ".key"),
+       .v_pages = cache.at(name_ + ".value"),
+       .page_table_BM = cache.page_table_BM,
+       .positions_B = context.layout.first_positions_B});
+}
+
 at::Tensor Attention::attend(
     const at::Tensor& q_THP,
     const at::Tensor& k_THP,
@@ -236,9 +273,7 @@ at::Tensor Attention::attend_cache(
       layout.starts_B1,
       layout.first_positions_B);
   const at::Tensor kv_lengths_B =
-      context.form == Form::kStep
-          ? layout.first_positions_B + 1
-          : (layout.first_positions_B + at::diff(layout.starts_B1)).to(at::kInt);
+      (layout.first_positions_B + at::diff(layout.starts_B1)).to(at::kInt);
   return ops::paged_attention(
       q_THP, k_pages, v_pages, cache.page_table_BM, layout.starts_B1, kv_lengths_B, scale_);
 }

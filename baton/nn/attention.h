@@ -17,6 +17,10 @@ class Attention final : public Sublayer {
   explicit Attention(const SublayerArguments& arguments);
 
   at::Tensor forward(const at::Tensor& hidden_TD, const StepContext& context) const override;
+  at::Tensor step(
+      const at::Tensor& hidden_TD,
+      const ops::LayerFrame& frame,
+      const StepContext& context) const override;
   std::vector<StateSpec> states() const override;
 
  private:

@@ -46,11 +46,6 @@ Tensor step_meta(const Mamba2StepInputs& in, const Mamba2StepStates& /*states*/)
   return at::empty_symint(in.hidden_BD.sym_sizes(), in.hidden_BD.options());
 }
 
-void check_sizes(const char* name, const OptionalTensor& tensor, at::IntArrayRef sizes) {
-  TORCH_CHECK(
-      !tensor || tensor->sizes() == sizes, name, " must be ", sizes, ", got ", tensor->sizes());
-}
-
 } // namespace
 
 Mamba2StepSizes checked_mamba2_step(const Mamba2StepInputs& in) {

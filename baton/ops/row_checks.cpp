@@ -68,6 +68,11 @@ void check_parameter_type(const char* name, const at::Tensor& weight, const at::
       weight.device() == x.device(), name, " is on ", weight.device(), ", not on ", x.device());
 }
 
+void check_sizes(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef sizes) {
+  TORCH_CHECK(
+      !tensor || tensor->sizes() == sizes, name, " must be ", sizes, ", got ", tensor->sizes());
+}
+
 at::Tensor as_rows(const at::Tensor& tensor) {
   const std::int64_t channels = tensor.size(-1);
   const std::int64_t num_rows = c10::multiply_integers(tensor.sizes().slice(0, tensor.dim() - 1));

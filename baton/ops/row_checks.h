@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include <ATen/core/Tensor.h>
 
@@ -27,6 +28,9 @@ void check_channel_parameter(
     const at::Tensor& weight,
     const c10::SymInt& size,
     const at::Tensor& x);
+
+/// Throws unless `tensor` is absent or has these sizes.
+void check_sizes(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef sizes);
 
 /// `tensor` [..., D] as [rows, D] with neighbouring channels in the last dim and any row stride; a
 /// copy where the strides do not allow a view.

@@ -21,7 +21,8 @@ Scan (Mamba-2)      ssd, ssd_backward, ssd_state, ssd_state_grad, ssd_step_
 Mixer (Mamba-2)     mamba2_mixer, mamba2_step_
 Convolution         causal_conv1d, causal_conv1d_backward, causal_conv1d_step_
 Norms               rms_norm, add_rms_norm, gated_norm
-Attention           attention, paged_attention, paged_write_, rotary, rotary_frequencies
+Attention           attention, paged_attention, paged_write_, rotary, rotary_frequencies,
+                    attention_step_
 Feed-forward        linear, matvec, squared_relu, swiglu, dropout, squared_relu_mlp_step,
                     swiglu_mlp_step
 Embedding, loss     embedding, cross_entropy, cross_entropy_with_grads

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's own checks of attention, cross_entropy, embedding, linear, matvec and paged operators."""
+"""PyTorch's own checks of attention and its step, cross_entropy, embedding, products and pages."""
 
 import os
 import pathlib
@@ -121,6 +121,33 @@ def test_paged_write(dtype):
     new = (normal(4, 2, 8), normal(4, 2, 8))
     arguments = (k_pages, v_pages, *new, page_table, starts(3, 0, 1), positions)
     torch.library.opcheck(ops.paged_write_.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_all", [False, True])
+def test_attention_step(dtype, with_all):
+    def optional(*sizes, dtype=dtype):
+        return normal(*sizes, dtype=dtype) if with_all else None
+
+    arguments = (
+        normal(3, 6, dtype=dtype),
+        normal(6, dtype=dtype),
+        normal(32, 6, dtype=dtype),
+        optional(32),
+        normal(16, 6, dtype=dtype),
+        optional(16),
+        normal(16, 6, dtype=dtype),
+        optional(16),
+        optional(8),
+        optional(8),
+        optional(4, dtype=torch.float32),
+        normal(6, 32, dtype=dtype),
+        optional(6),
+        *pages(dtype),
+        torch.tensor([9, 0, 5], dtype=torch.int32),
+        0.3,
+    )
+    torch.library.opcheck(ops.attention_step_.default, arguments, {"scale": 0.5})
 
 
 def test_in_place_and_inference_operators_refuse_gradients():

@@ -15,8 +15,16 @@ PagedSequences checked_paged_sequences(
     const at::Tensor& starts_B1,
     std::vector<std::int64_t> lengths,
     std::int64_t num_tokens) {
-  PagedSequences sequences{
-      checked_starts(starts_B1, num_tokens), std::move(lengths), page_table_BM.contiguous()};
+  return checked_paged_sequences(
+      k_pages, page_table_BM, checked_starts(starts_B1, num_tokens), std::move(lengths));
+}
+
+PagedSequences checked_paged_sequences(
+    const at::Tensor& k_pages,
+    const at::Tensor& page_table_BM,
+    std::vector<std::int64_t> starts,
+    std::vector<std::int64_t> lengths) {
+  PagedSequences sequences{std::move(starts), std::move(lengths), page_table_BM.contiguous()};
   const std::int64_t page_size = k_pages.size(1);
   const std::int64_t width = page_table_BM.size(1);
   const std::int32_t* table = sequences.page_table_BM.const_data_ptr<std::int32_t>();
@@ -52,6 +60,15 @@ PagedSequences checked_paged_sequences(
     }
   }
   return sequences;
+}
+
+std::vector<std::int64_t> checked_positions(const at::Tensor& first_positions_B) {
+  std::vector<std::int64_t> positions = host_values(first_positions_B);
+  for (std::size_t b = 0; b < positions.size(); ++b) {
+    TORCH_CHECK(
+        positions[b] >= 0, "positions must not be negative: ", positions[b], " of sequence ", b);
+  }
+  return positions;
 }
 
 std::vector<std::int64_t> host_values(const at::Tensor& values_B) {

@@ -25,6 +25,16 @@ PagedSequences checked_paged_sequences(
     std::vector<std::int64_t> lengths,
     std::int64_t num_tokens);
 
+/// The same where `starts` are on the host already.
+PagedSequences checked_paged_sequences(
+    const at::Tensor& k_pages,
+    const at::Tensor& page_table_BM,
+    std::vector<std::int64_t> starts,
+    std::vector<std::int64_t> lengths);
+
+/// First positions of sequences on the host. Throws when one is negative.
+std::vector<std::int64_t> checked_positions(const at::Tensor& first_positions_B);
+
 /// An integer vector on the host.
 std::vector<std::int64_t> host_values(const at::Tensor& values_B);
 

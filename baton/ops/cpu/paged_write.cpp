@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stores new keys and values into their pages.
+#include "baton/ops/cpu/paged_write.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <utility>
@@ -25,17 +27,13 @@ void write_tokens(
     std::int64_t token,
     std::int64_t count) {
   const std::int64_t values = rows_THP.size(1) * rows_THP.size(2);
-  const auto is_dense = [&](const at::Tensor& tensor) {
-    const std::int64_t d = tensor.dim();
-    return tensor.stride(d - 1) == 1 && tensor.stride(d - 2) == tensor.size(d - 1);
-  };
-  if (!is_dense(pages) || !is_dense(rows_THP) || pages.scalar_type() != rows_THP.scalar_type()) {
+  if (!has_dense_tokens(pages) || !has_dense_tokens(rows_THP) ||
+      pages.scalar_type() != rows_THP.scalar_type()) {
     pages[page].narrow(0, offset, count).copy_(rows_THP.narrow(0, token, count));
     return;
   }
   const auto bytes = static_cast<std::int64_t>(pages.element_size());
-  auto* to = static_cast<char*>(pages.data_ptr()) +
-             (page * pages.stride(0) + offset * pages.stride(1)) * bytes;
+  char* to = token_in_page(pages, page, offset);
   const auto* from =
       static_cast<const char*>(rows_THP.const_data_ptr()) + token * rows_THP.stride(0) * bytes;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -62,15 +60,9 @@ void paged_write_(
       " and ",
       v_THP.sizes());
   const std::vector<std::int64_t> starts = checked_starts(starts_B1, k_THP.size(0));
-  const std::vector<std::int64_t> first_positions = host_values(first_positions_B);
+  const std::vector<std::int64_t> first_positions = checked_positions(first_positions_B);
   std::vector<std::int64_t> lengths;
   for (std::size_t b = 0; b < first_positions.size(); ++b) {
-    TORCH_CHECK(
-        first_positions[b] >= 0,
-        "positions must not be negative: ",
-        first_positions[b],
-        " of sequence ",
-        b);
     lengths.push_back(first_positions[b] + starts[b + 1] - starts[b]);
   }
   const PagedSequences sequences =
@@ -93,6 +85,17 @@ void paged_write_(
 }
 
 } // namespace
+
+bool has_dense_tokens(const at::Tensor& tokens) {
+  const std::int64_t d = tokens.dim();
+  return tokens.stride(d - 1) == 1 && tokens.stride(d - 2) == tokens.size(d - 1);
+}
+
+char* token_in_page(const at::Tensor& pages, std::int64_t page, std::int64_t offset) {
+  return static_cast<char*>(pages.data_ptr()) +
+         (page * pages.stride(0) + offset * pages.stride(1)) *
+             static_cast<std::int64_t>(pages.element_size());
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("paged_write_", &paged_write_);

@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include "baton/ops/cpu/highway_targets.h"
+#include "baton/ops/cpu/rotary.h"
 #include "baton/ops/cpu/row_blocks.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -19,29 +20,6 @@
 
 // Must come after foreach_target.h.
 #include "baton/ops/cpu/vector_rows-inl.h"
-
-#ifndef BATON_OPS_CPU_ROTARY_ONCE
-#define BATON_OPS_CPU_ROTARY_ONCE
-namespace baton::ops {
-
-/// One call; strides count values. The output is dense.
-struct RotaryHeads {
-  c10::ScalarType dtype;
-  const void* x;
-  void* y;
-  const std::int64_t* positions;
-  const double* frequencies;
-  std::int64_t pairs;
-  std::int64_t num_heads;
-  std::int64_t head_dim;
-  std::int64_t token_stride;
-  std::int64_t head_stride;
-  double attention_factor;
-  bool interleaved;
-};
-
-} // namespace baton::ops
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::ops {
@@ -192,13 +170,15 @@ at::Tensor rotary_cpu(
       0,
       x.size(0),
       rows_per_block(x.size(1) * x.size(2)),
-      [&](std::int64_t begin, std::int64_t end) {
-        HWY_DYNAMIC_DISPATCH(turn_tokens)(task, begin, end);
-      });
+      [&](std::int64_t begin, std::int64_t end) { rotary_tokens(task, begin, end); });
   return y_THP;
 }
 
 } // namespace
+
+void rotary_tokens(const RotaryHeads& task, std::int64_t begin, std::int64_t end) {
+  HWY_DYNAMIC_DISPATCH(turn_tokens)(task, begin, end);
+}
 
 TORCH_LIBRARY_IMPL(baton, CPU, library) {
   library.impl("rotary", rotary_cpu);
