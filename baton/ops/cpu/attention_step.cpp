@@ -2,7 +2,9 @@
 #include "baton/ops/cpu/attention_step.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -11,6 +13,7 @@
 #include "baton/ops/cpu/paged_write.h"
 #include "baton/ops/cpu/rms_norm.h"
 #include "baton/ops/cpu/rotary.h"
+#include "baton/ops/step_chain.h"
 
 namespace baton::ops::cpu {
 namespace {
@@ -214,11 +217,13 @@ namespace {
 at::Tensor step(const AttentionStepInputs& in, const AttentionStepCache& cache) {
   const AttentionStepSizes sizes = checked_attention_step(in, cache);
   if (!AttentionStep::takes(in, cache)) {
+    StepChain::run();
     return attention_step_by_operators_(in, cache);
   }
-  AttentionStep step(in, cache, sizes);
-  run_phases(step.phases());
-  return step.out();
+  auto step = std::make_unique<AttentionStep>(in, cache, sizes);
+  at::Tensor out = step->out();
+  run_step(std::move(step));
+  return out;
 }
 
 } // namespace

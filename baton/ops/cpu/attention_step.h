@@ -12,26 +12,23 @@
 #include "baton/ops/attention_step.h"
 #include "baton/ops/cpu/layer_step.h"
 #include "baton/ops/cpu/paged_pieces.h"
-#include "baton/ops/cpu/phases.h"
+#include "baton/ops/cpu/phased_step.h"
 
 namespace baton::ops::cpu {
 
 /// Has all that its phases touch. Values of hidden are read by the phases alone; pages' tables and
 /// positions are read, and checked, by the constructor.
-class AttentionStep {
+class AttentionStep final : public PhasedStep {
  public:
   AttentionStep(
       const AttentionStepInputs& in,
       const AttentionStepCache& cache,
       const AttentionStepSizes& sizes);
-  AttentionStep(const AttentionStep&) = delete;
-  AttentionStep& operator=(const AttentionStep&) = delete;
 
   /// Whether rows, parameters and pages are such that this way is open to them.
   static bool takes(const AttentionStepInputs& in, const AttentionStepCache& cache);
 
-  /// What `out` needs, once; this object outlives them.
-  std::vector<Phase> phases();
+  std::vector<Phase> phases() override;
   const at::Tensor& out() const { return layer_.out(); }
 
  private:
