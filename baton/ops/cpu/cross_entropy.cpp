@@ -193,7 +193,16 @@ void check_labels(const at::Tensor& labels_T, std::int64_t vocabulary) {
 
 using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-/// Loss and, where asked, gradients in the dtype of the sums. T is float or double.
+/// The dtype of the factors of products: bf16 stays where products of it are quick, so that logits
+/// are exact sums of products, and their gradient is rounded before it is a factor, as on a GPU.
+template <class T>
+at::ScalarType factor_dtype(const at::Tensor& hidden_TD) {
+  const bool narrow = hidden_TD.scalar_type() == at::kBFloat16 && has_bf16_units();
+  return narrow ? at::kBFloat16 : c10::CppTypeToScalarType<T>::value;
+}
+
+/// Loss and, where asked, gradients in the dtype of the sums or the factors. T is float or double,
+/// of the sums.
 template <class T>
 Results run(
     const at::Tensor& hidden_TD,
@@ -206,7 +215,8 @@ Results run(
   const std::int64_t num_tokens = hidden_TD.size(0);
   const std::int64_t vocabulary = weight_VD.size(0);
   const at::TensorOptions options = hidden_TD.options().dtype(c10::CppTypeToScalarType<T>::value);
-  const at::Tensor weight = weight_VD.to(options.dtype());
+  const at::ScalarType factors = factor_dtype<T>(hidden_TD);
+  const at::Tensor weight = weight_VD.to(factors);
   const at::Tensor labels = labels_T.contiguous();
   check_labels(labels, vocabulary);
   const at::Tensor mask = mask_T ? mask_T->to(options.dtype()).contiguous() : at::Tensor();
@@ -215,19 +225,26 @@ Results run(
       mask.defined() ? mask.const_data_ptr<T>() : nullptr,
       static_cast<T>(logit_scale)};
   at::Tensor nll_T = at::empty({num_tokens}, options);
-  at::Tensor dhidden_TD = gradients ? at::empty(hidden_TD.sizes(), options) : at::Tensor();
-  at::Tensor dweight_VD = gradients ? at::zeros(weight_VD.sizes(), options) : at::Tensor();
   const std::int64_t block = std::min(num_tokens, cross_entropy_block(block_tokens, vocabulary));
+  at::Tensor dhidden_TD;
+  at::Tensor dweight_VD;
+  if (gradients) {
+    dhidden_TD = at::empty(hidden_TD.sizes(), options.dtype(factors));
+    // Several blocks add up in the dtype of the sums.
+    dweight_VD =
+        at::zeros(weight_VD.sizes(), block < num_tokens ? options : options.dtype(factors));
+  }
   const at::Tensor buffer_RV = at::empty({block, vocabulary}, options);
   for (std::int64_t first = 0; first < num_tokens; first += block) {
     const std::int64_t rows = std::min(block, num_tokens - first);
-    const at::Tensor hidden_RD = hidden_TD.narrow(0, first, rows).to(options.dtype());
+    const at::Tensor hidden_RD = hidden_TD.narrow(0, first, rows).to(factors);
     const at::Tensor logits_RV = buffer_RV.narrow(0, 0, rows);
     matrix_product_out(logits_RV, hidden_RD, weight.t());
     finish_block<T>(logits_RV, first, tokens, gradients, nll_T.mutable_data_ptr<T>());
     if (gradients) {
-      matrix_product_out(dhidden_TD.narrow(0, first, rows), logits_RV, weight);
-      matrix_product_out(dweight_VD, logits_RV.t(), hidden_RD, /*accumulate=*/first > 0);
+      const at::Tensor dlogits_RV = logits_RV.to(factors);
+      matrix_product_out(dhidden_TD.narrow(0, first, rows), dlogits_RV, weight);
+      matrix_product_out(dweight_VD, dlogits_RV.t(), hidden_RD, /*accumulate=*/first > 0);
     }
   }
   at::Tensor loss_sum = at::full({}, masked_sum<T>(nll_T, tokens.mask), options);

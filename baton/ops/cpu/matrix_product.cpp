@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/cpu/Utils.h>
+#include <ATen/native/CPUBlas.h>
 
 #include "baton/ops/cpu/each_item.h"
 
@@ -21,6 +22,9 @@ constexpr std::int64_t kLargeWork = std::int64_t{1} << 27;    // is cut further 
 constexpr std::int64_t kSmallestSide = 96;
 constexpr std::int64_t kSmallestDepth = 1024;
 constexpr std::int64_t kSideStep = 16; // keeps tiles on the BLAS kernels' own steps
+// Of bf16 factors of an fp32 sum, as far as they fit the caches of a core.
+constexpr std::int64_t kPairedRows = 64;
+constexpr std::int64_t kPairedColumns = 256;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -129,8 +133,47 @@ void product_tiles(
   }
 }
 
-/// Whether bf16 products have units of their own; elsewhere ATen's bf16 product is many times
-/// slower than widening to fp32.
+/// b_KN as bf16 units take it: [K/2, N] pairs of neighbouring depths.
+at::Tensor paired_depths(const at::Tensor& b_KN) {
+  return b_KN.t().contiguous().view(at::kInt).t().contiguous();
+}
+
+/// An fp32 sum of bf16 products, which are exact in fp32, for an even depth. ATen's own product
+/// would round the sum.
+void paired_product(
+    const at::Tensor& out_MN,
+    const at::Tensor& a_MK,
+    const at::Tensor& b_KN,
+    bool accumulate) {
+  const std::int64_t m = a_MK.size(0);
+  const std::int64_t k = a_MK.size(1);
+  const std::int64_t n = b_KN.size(1);
+  const at::Tensor a = is_row_major(a_MK) ? a_MK : a_MK.contiguous();
+  const at::Tensor pairs = paired_depths(b_KN);
+  const auto* left = a.const_data_ptr<at::BFloat16>();
+  const auto* right = static_cast<const at::BFloat16*>(pairs.const_data_ptr());
+  auto* out = out_MN.mutable_data_ptr<float>();
+  const std::int64_t column_tiles = divide_up(n, kPairedColumns);
+  for_each_item(divide_up(m, kPairedRows) * column_tiles, [&](std::int64_t tile) {
+    const std::int64_t row = tile / column_tiles * kPairedRows;
+    const std::int64_t column = tile % column_tiles * kPairedColumns;
+    at::native::cpublas::brgemm(
+        std::min(kPairedRows, m - row),
+        std::min(kPairedColumns, n - column),
+        k,
+        a.stride(0),
+        n,
+        out_MN.stride(0),
+        accumulate,
+        left + row * a.stride(0),
+        right + 2 * column,
+        out + row * out_MN.stride(0) + column);
+    at::native::cpublas::brgemm_release();
+  });
+}
+
+} // namespace
+
 bool has_bf16_units() {
   static const bool has = [] {
     const auto capabilities = at::cpu::get_cpu_capabilities();
@@ -139,8 +182,6 @@ bool has_bf16_units() {
   }();
   return has;
 }
-
-} // namespace
 
 void matrix_product_out(
     const at::Tensor& out_MN,
@@ -158,13 +199,23 @@ void matrix_product_out(
     }
     return;
   }
+  TORCH_INTERNAL_ASSERT(
+      a_MK.scalar_type() == b_KN.scalar_type() &&
+      (a_MK.scalar_type() == out_MN.scalar_type() ||
+       (a_MK.scalar_type() == at::kBFloat16 && out_MN.scalar_type() == at::kFloat)));
   const at::Tensor a = with_usable_strides(a_MK);
   const at::Tensor b = with_usable_strides(b_KN);
   switch (out_MN.scalar_type()) {
     case at::kDouble:
       return product_tiles<double>(out_MN, a, b, accumulate);
     case at::kFloat:
-      return product_tiles<float>(out_MN, a, b, accumulate);
+      if (a.scalar_type() == at::kFloat) {
+        return product_tiles<float>(out_MN, a, b, accumulate);
+      }
+      if (has_bf16_units() && at::globalContext().userEnabledMkldnn() && a.size(1) % 2 == 0) {
+        return paired_product(out_MN, a, b, accumulate);
+      }
+      return product_tiles<float>(out_MN, a.to(at::kFloat), b.to(at::kFloat), accumulate);
     case at::kBFloat16:
       break;
     default:
