@@ -81,10 +81,6 @@ LinearOptions output_projection(const SublayerArguments& arguments) {
       .start_deviation = arguments.config.start_deviation * arguments.config.output_start_scale};
 }
 
-std::optional<at::Tensor> value_of(const Parameter* parameter) {
-  return parameter == nullptr ? std::nullopt : std::make_optional(parameter->value);
-}
-
 const Parameter* declare_head_norm(const SublayerArguments& arguments, const std::string& name) {
   return &arguments.store.declare(
       {.name = arguments.layer_name + ".attention." + name + ".weight",

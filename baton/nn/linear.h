@@ -32,9 +32,7 @@ class Linear {
 
   const at::Tensor& weight() const { return weight_.value; }
   const Parameter* bias() const { return bias_; } ///< null without one
-  std::optional<at::Tensor> bias_value() const {
-    return bias_ == nullptr ? std::nullopt : std::make_optional(bias_->value);
-  }
+  std::optional<at::Tensor> bias_value() const { return value_of(bias_); }
 
  private:
   const Parameter& weight_;

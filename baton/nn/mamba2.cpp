@@ -20,10 +20,6 @@
 namespace baton::nn {
 namespace {
 
-std::optional<at::Tensor> value_of(const Parameter* parameter) {
-  return parameter == nullptr ? std::nullopt : std::make_optional(parameter->value);
-}
-
 void check_config(const Mamba2Config& config) {
   TORCH_CHECK(
       config.num_heads % config.num_groups == 0,

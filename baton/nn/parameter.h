@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,6 +39,11 @@ struct Parameter {
   /// This rank's part of it, as `pieces_of` has it; of one rank all of it.
   at::Tensor value; ///< a leaf that requires grad after `ParameterStore::initialize`
 };
+
+/// Its value; absent for null.
+inline std::optional<at::Tensor> value_of(const Parameter* parameter) {
+  return parameter == nullptr ? std::nullopt : std::make_optional(parameter->value);
+}
 
 /// The dtype in which a model of `dtype` holds a parameter.
 at::ScalarType storage_dtype(const ParameterSpec& spec, at::ScalarType dtype);

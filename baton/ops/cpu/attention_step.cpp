@@ -18,10 +18,6 @@
 namespace baton::ops::cpu {
 namespace {
 
-bool is_plain(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
-  return !tensor || (tensor->scalar_type() == dtype && tensor->is_contiguous());
-}
-
 std::vector<double> wide_frequencies(const std::optional<at::Tensor>& frequencies) {
   if (!frequencies) {
     return {};

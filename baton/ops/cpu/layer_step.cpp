@@ -113,6 +113,10 @@ void ProductRows::place() const {
   place_rows(dtype_, data(), num_rows_, channels(), placed_);
 }
 
+bool is_plain(const std::optional<at::Tensor>& parameter, at::ScalarType dtype) {
+  return !parameter || (parameter->scalar_type() == dtype && parameter->is_contiguous());
+}
+
 LayerStep::LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFrame& frame)
     : hidden_BD_(hidden_BD),
       norm_weight_D_(frame.norm_weight_D.contiguous()),

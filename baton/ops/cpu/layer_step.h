@@ -68,6 +68,9 @@ class ProductRows : public StepRows {
   float* placed_; ///< of fp32 rows, which are read as they are, those
 };
 
+/// Whether a parameter, if there is one, lies as kernels of steps read it.
+bool is_plain(const std::optional<at::Tensor>& parameter, at::ScalarType dtype);
+
 /// hidden + scale layer(rms_norm(hidden)) [B, D], of at most kMatvecRows rows in fp32 or bf16.
 class LayerStep {
  public:

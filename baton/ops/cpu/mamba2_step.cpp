@@ -29,10 +29,6 @@ const float* head_values(const std::optional<at::Tensor>& parameter) {
   return parameter ? parameter->const_data_ptr<float>() : nullptr;
 }
 
-bool is_plain(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
-  return !tensor || (tensor->scalar_type() == dtype && tensor->is_contiguous());
-}
-
 /// Whether parameters lie as the kernels read them: those of heads in fp32, as models keep them.
 bool takes(const Mamba2StepInputs& in) {
   const at::ScalarType dtype = in.hidden_BD.scalar_type();
