@@ -60,7 +60,7 @@ AttentionStep::AttentionStep(
       q_product_(layer_.first_product(in_.q_weight_QD, in_.q_bias_Q, q_)),
       k_product_(layer_.first_product(in_.k_weight_KD, in_.k_bias_K, k_)),
       v_product_(layer_.first_product(in_.v_weight_KD, in_.v_bias_K, v_)),
-      out_product_(layer_.last_product(attended_, in_.out_weight_DQ, in_.out_bias_D)) {}
+      out_product_(layer_.last_product(in_.out_weight_DQ, in_.out_bias_D)) {}
 
 /// The sequences with their new tokens, whose places it finds on the way.
 PagedSequences AttentionStep::make_sequences() {
@@ -87,43 +87,53 @@ PagedSequences AttentionStep::make_sequences() {
 
 std::vector<Phase> AttentionStep::phases() {
   return {
-      layer_.norm(),
       products(),
-      Phase{.count = 2 * layer_.num_rows(), .work = [this](std::int64_t item) { run_heads(item); }},
+      Phase{
+          .count = 2 * layer_.num_rows(),
+          .work = [this](std::int64_t item, const void*) { run_heads(item); }},
       Phase{
           .count = pieces_.num_pieces(),
-          .work = [this](std::int64_t item) { pieces_.attend(item); }},
+          .work = [this](std::int64_t item, const void*) { pieces_.attend(item); }},
       Phase{
-          .count = 1,
+          .count = pieces_.num_blocks(),
           .work =
-              [this](std::int64_t) {
-                layer_.dtype() == at::kFloat ? merge<float>() : merge<c10::BFloat16>();
+              [this](std::int64_t item, const void*) {
+                layer_.dtype() == at::kFloat ? pieces_.merge(item, attended_.data<float>())
+                                             : pieces_.merge(item, attended_.data<c10::BFloat16>());
               }},
-      layer_.add(out_product_)};
+      layer_.product_and_add(out_product_, [this](void* rows) {
+        const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(layer_.dtype()));
+        std::copy_n(
+            attended_.data<char>(),
+            layer_.num_rows() * attended_.channels() * value_bytes,
+            static_cast<char*>(rows));
+      })};
 }
 
 /// Items of keys and values lie evenly among those of queries, so that a worker's part of all items
 /// begins with its part of the queries' weight.
 Phase AttentionStep::products() {
-  Phase phase = product_phase(q_product_);
+  Phase phase = layer_.norm_and_product(q_product_);
   const std::int64_t q_items = phase.count;
   phase.count += matvec_items(k_product_) + matvec_items(v_product_);
   phase.item_bytes = phase.item_bytes * q_items / phase.count;
-  phase.work = [this](std::int64_t item) { run_product(item); };
+  phase.work = [this](std::int64_t item, const void* scratch) {
+    run_product(item, product_rows(q_product_, scratch));
+  };
   return phase;
 }
 
-void AttentionStep::run_product(std::int64_t item) const {
+void AttentionStep::run_product(std::int64_t item, const float* x_BD) const {
   const std::int64_t q_items = matvec_items(q_product_);
   const std::int64_t k_items = matvec_items(k_product_);
   const std::int64_t items = q_items + k_items + matvec_items(v_product_);
   const std::int64_t q_item = item * q_items / items; // as many lie before this item
   if (q_item < (item + 1) * q_items / items) {
-    run_matvec_item(q_product_, q_item);
+    run_matvec_item(q_product_, x_BD, q_item);
   } else if (item - q_item < k_items) {
-    run_matvec_item(k_product_, item - q_item);
+    run_matvec_item(k_product_, x_BD, item - q_item);
   } else {
-    run_matvec_item(v_product_, item - q_item - k_items);
+    run_matvec_item(v_product_, x_BD, item - q_item - k_items);
   }
 }
 
@@ -196,14 +206,6 @@ void AttentionStep::write(std::int64_t row) const {
       turned_heads(row, sizes_.key_heads, in_.k_norm_weight_P, k_, turned_k_));
   std::copy_n(key, bytes, places_[row].key);
   std::copy_n(static_cast<const char*>(v_.at(row)), bytes, places_[row].value);
-}
-
-template <class T>
-void AttentionStep::merge() {
-  for (std::int64_t block = 0; block < pieces_.num_blocks(); ++block) {
-    pieces_.merge(block, attended_.data<T>());
-  }
-  attended_.place();
 }
 
 namespace {

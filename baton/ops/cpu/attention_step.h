@@ -40,7 +40,7 @@ class AttentionStep final : public PhasedStep {
 
   PagedSequences make_sequences();
   Phase products();
-  void run_product(std::int64_t item) const;
+  void run_product(std::int64_t item, const float* x_BD) const;
   void run_heads(std::int64_t item);
   const void* turned_heads(
       std::int64_t row,
@@ -51,8 +51,6 @@ class AttentionStep final : public PhasedStep {
   template <class T>
   void set_query(std::int64_t row);
   void write(std::int64_t row) const;
-  template <class T>
-  void merge();
 
   AttentionStepInputs in_;
   AttentionStepCache cache_;
@@ -68,7 +66,7 @@ class AttentionStep final : public PhasedStep {
   StepRows v_;
   StepRows turned_q_;
   StepRows turned_k_;
-  ProductRows attended_;
+  StepRows attended_;
   MatvecTask q_product_;
   MatvecTask k_product_;
   MatvecTask v_product_;

@@ -2,6 +2,7 @@
 #include "baton/ops/cpu/layer_step.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -75,6 +76,35 @@ bool is_matvec_dtype(at::ScalarType dtype) {
 constexpr std::int64_t kBlockBytes = 64 << 10; // what a step of a common layer takes in all
 constexpr std::int64_t kAlignment = 64;
 
+/// Rows of a product, and behind those of bf16 what the product reads.
+std::int64_t row_bytes(const MatvecTask& product) {
+  const std::int64_t bytes =
+      product.num_rows * product.depth * static_cast<std::int64_t>(c10::elementSize(product.dtype));
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+/// `make_rows` writes rows [B, D], which every worker then places for itself.
+Phase product_phase(const MatvecTask& product, std::function<void(void* rows)> make_rows) {
+  const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(product.dtype));
+  const auto placed_bytes =
+      product.num_rows * product.depth * static_cast<std::int64_t>(sizeof(float));
+  return {
+      .count = matvec_items(product),
+      .work =
+          [&product](std::int64_t item, const void* scratch) {
+            run_matvec_item(product, product_rows(product, scratch), item);
+          },
+      .prepare =
+          [&product, make_rows = std::move(make_rows)](void* scratch) {
+            make_rows(scratch);
+            auto* room = reinterpret_cast<float*>(static_cast<char*>(scratch) + row_bytes(product));
+            place_rows(product.dtype, scratch, product.num_rows, product.depth, room);
+          },
+      .scratch_bytes = row_bytes(product) + placed_bytes,
+      .data = product.weight_FD,
+      .item_bytes = matvec_item_outputs(product) * product.weight_stride * value_bytes};
+}
+
 } // namespace
 
 void* StepRoom::take_bytes(std::int64_t bytes) {
@@ -99,20 +129,6 @@ StepRows::StepRows(
       value_bytes_(static_cast<std::int64_t>(c10::elementSize(dtype))),
       bytes_(room.take<char>(num_rows * channels * value_bytes_)) {}
 
-ProductRows::ProductRows(
-    StepRoom& room,
-    at::ScalarType dtype,
-    std::int64_t num_rows,
-    std::int64_t channels)
-    : StepRows(room, dtype, num_rows, channels),
-      dtype_(dtype),
-      num_rows_(num_rows),
-      placed_(dtype == at::kFloat ? data<float>() : room.take<float>(num_rows * channels)) {}
-
-void ProductRows::place() const {
-  place_rows(dtype_, data(), num_rows_, channels(), placed_);
-}
-
 bool is_plain(const std::optional<at::Tensor>& parameter, at::ScalarType dtype) {
   return !parameter || (parameter->scalar_type() == dtype && parameter->is_contiguous());
 }
@@ -123,7 +139,6 @@ LayerStep::LayerStep(StepRoom& room, const at::Tensor& hidden_BD, const LayerFra
       norm_eps_(frame.norm_eps),
       scale_(frame.scale),
       out_BD_(at::empty(hidden_BD.sizes(), hidden_BD.options())),
-      normed_(room, hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)),
       update_(room, hidden_BD.scalar_type(), hidden_BD.size(0), hidden_BD.size(1)) {
   check_rms_norm(hidden_BD, frame.norm_weight_D, frame.norm_eps);
 }
@@ -144,36 +159,29 @@ bool LayerStep::takes(
   return plain(weight_FD) && (!bias_F || plain(*bias_F));
 }
 
-Phase LayerStep::norm() const {
-  return {.count = 1, .work = [this](std::int64_t) { run_norm(); }};
-}
-
-void LayerStep::run_norm() const {
+void LayerStep::norm(void* rows) const {
   const RmsNormRows task{
       .dtype = dtype(),
       .weight_dtype = norm_weight_D_.scalar_type(),
       .x = hidden_BD_.const_data_ptr(),
       .weight = norm_weight_D_.const_data_ptr(),
       .dy = nullptr,
-      .out = normed_.data(),
+      .out = rows,
       .channels = hidden_BD_.size(1),
       .x_stride = hidden_BD_.size(1),
       .dy_stride = 0,
       .eps = norm_eps_};
   rms_norm_rows(task, 0, num_rows());
-  normed_.place();
 }
 
-MatvecTask LayerStep::product(
-    const ProductRows& x,
+MatvecTask LayerStep::first_product(
     const at::Tensor& weight_FD,
     const std::optional<at::Tensor>& bias_F,
     const StepRows& y) const {
   return {
       .dtype = dtype(),
-      .x_BD = x.placed(),
       .num_rows = num_rows(),
-      .depth = x.channels(),
+      .depth = weight_FD.size(1),
       .weight_FD = weight_FD.const_data_ptr(),
       .weight_stride = weight_FD.stride(0),
       .bias_F = bias_F ? bias_F->const_data_ptr() : nullptr,
@@ -181,37 +189,28 @@ MatvecTask LayerStep::product(
       .num_outputs = weight_FD.size(0)};
 }
 
-MatvecTask LayerStep::first_product(
-    const at::Tensor& weight_FD,
-    const std::optional<at::Tensor>& bias_F,
-    const StepRows& y) const {
-  return product(normed_, weight_FD, bias_F, y);
+Phase LayerStep::norm_and_product(const MatvecTask& product) const {
+  return product_phase(product, [this](void* rows) { norm(rows); });
 }
 
 MatvecTask LayerStep::last_product(
-    const ProductRows& x,
     const at::Tensor& weight_DF,
     const std::optional<at::Tensor>& bias_D) const {
-  return product(x, weight_DF, bias_D, update_);
+  return first_product(weight_DF, bias_D, update_);
 }
 
-Phase product_phase(const MatvecTask& product) {
-  const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(product.dtype));
-  return {
-      .count = matvec_items(product),
-      .work = [&product](std::int64_t item) { run_matvec_item(product, item); },
-      .data = product.weight_FD,
-      .item_bytes = matvec_item_outputs(product) * product.weight_stride * value_bytes};
-}
-
-Phase LayerStep::add(const MatvecTask& product) const {
-  Phase phase = product_phase(product);
-  phase.work = [this, &product](std::int64_t item) { run_add(product, item); };
+Phase LayerStep::product_and_add(
+    const MatvecTask& product,
+    std::function<void(void* rows)> make_rows) const {
+  Phase phase = product_phase(product, std::move(make_rows));
+  phase.work = [this, &product](std::int64_t item, const void* scratch) {
+    run_add(product, product_rows(product, scratch), item);
+  };
   return phase;
 }
 
-void LayerStep::run_add(const MatvecTask& product, std::int64_t item) const {
-  const auto [first, last] = run_matvec_item(product, item);
+void LayerStep::run_add(const MatvecTask& product, const float* x_BD, std::int64_t item) const {
+  const auto [first, last] = run_matvec_item(product, x_BD, item);
   const std::int64_t width = hidden_BD_.size(1);
   const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(dtype()));
   const auto* hidden = static_cast<const char*>(hidden_BD_.const_data_ptr());
@@ -226,6 +225,12 @@ void LayerStep::run_add(const MatvecTask& product, std::int64_t item) const {
       .out = out + offset,
       .count = last - first});
   }
+}
+
+const float* product_rows(const MatvecTask& product, const void* scratch) {
+  const auto* rows = static_cast<const char*>(scratch);
+  return reinterpret_cast<const float*>(
+      product.dtype == at::kFloat ? rows : rows + row_bytes(product));
 }
 
 } // namespace baton::ops::cpu

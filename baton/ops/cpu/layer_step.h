@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -53,21 +54,6 @@ class StepRows {
   char* bytes_;
 };
 
-/// Such rows in front of a product.
-class ProductRows : public StepRows {
- public:
-  ProductRows(StepRoom& room, at::ScalarType dtype, std::int64_t num_rows, std::int64_t channels);
-
-  /// When all values are written: makes what the product reads.
-  void place() const;
-  const float* placed() const { return placed_; }
-
- private:
-  at::ScalarType dtype_;
-  std::int64_t num_rows_;
-  float* placed_; ///< of fp32 rows, which are read as they are, those
-};
-
 /// Whether a parameter, if there is one, lies as kernels of steps read it.
 bool is_plain(const std::optional<at::Tensor>& parameter, at::ScalarType dtype);
 
@@ -85,41 +71,33 @@ class LayerStep {
   at::ScalarType dtype() const { return hidden_BD_.scalar_type(); }
   std::int64_t num_rows() const { return hidden_BD_.size(0); }
 
-  /// rms_norm(hidden), in one item.
-  Phase norm() const;
-  /// The product of normed rows with a weight.
+  /// A product with rms_norm(hidden), and its phase; `product` outlives that.
   MatvecTask first_product(
       const at::Tensor& weight_FD,
       const std::optional<at::Tensor>& bias_F,
       const StepRows& y) const;
-  /// The product that makes what is added to hidden, and its phase; `product` outlives that.
-  MatvecTask last_product(
-      const ProductRows& x,
-      const at::Tensor& weight_DF,
-      const std::optional<at::Tensor>& bias_D) const;
-  Phase add(const MatvecTask& product) const;
+  Phase norm_and_product(const MatvecTask& product) const;
+  /// The product that makes what is added to hidden, and its phase, in which `make_rows` writes the
+  /// product's rows [B, F] in the layer's dtype; `product` outlives that.
+  MatvecTask last_product(const at::Tensor& weight_DF, const std::optional<at::Tensor>& bias_D)
+      const;
+  Phase product_and_add(const MatvecTask& product, std::function<void(void* rows)> make_rows) const;
 
   const at::Tensor& out() const { return out_BD_; }
 
  private:
-  MatvecTask product(
-      const ProductRows& x,
-      const at::Tensor& weight_FD,
-      const std::optional<at::Tensor>& bias_F,
-      const StepRows& y) const;
-  void run_norm() const;
-  void run_add(const MatvecTask& product, std::int64_t item) const;
+  void norm(void* rows) const;
+  void run_add(const MatvecTask& product, const float* x_BD, std::int64_t item) const;
 
   at::Tensor hidden_BD_;
   at::Tensor norm_weight_D_;
   double norm_eps_;
   double scale_;
   at::Tensor out_BD_;
-  ProductRows normed_;
   StepRows update_;
 };
 
-/// The phase of a product; `product` outlives it.
-Phase product_phase(const MatvecTask& product);
+/// The rows that a product's phase has placed in a worker's scratch.
+const float* product_rows(const MatvecTask& product, const void* scratch);
 
 } // namespace baton::ops::cpu

@@ -62,13 +62,12 @@ class Mamba2Step final : public PhasedStep {
         projected_(room_, layer_.dtype(), layer_.num_rows(), in.in_weight_CD.size(0)),
         convolved_(room_, layer_.dtype(), layer_.num_rows(), sizes.channels),
         scanned_(room_, layer_.dtype(), layer_.num_rows(), sizes.inner),
-        gated_(room_, layer_.dtype(), layer_.num_rows(), sizes.inner),
         dt_(room_.take<float>(layer_.num_rows() * sizes.heads)),
         a_H_(room_.take<float>(sizes.heads)),
         scan_room_(
             room_.take<float>(layer_.num_rows() * sizes.heads * SsdStepRoom<float>::size(scan_))),
         first_(layer_.first_product(in_.in_weight_CD, in_.in_bias_C, projected_)),
-        last_(layer_.last_product(gated_, in_.out_weight_DI, in_.out_bias_D)),
+        last_(layer_.last_product(in_.out_weight_DI, in_.out_bias_D)),
         scan_task_(scan_task()) {
     const float* log_a = in.A_log_H.const_data_ptr<float>();
     std::transform(log_a, log_a + sizes.heads, a_H_, [](float a) { return -std::exp(a); });
@@ -79,20 +78,18 @@ class Mamba2Step final : public PhasedStep {
   std::vector<Phase> phases() override {
     const std::int64_t rows = layer_.num_rows();
     return {
-        layer_.norm(),
-        product_phase(first_),
+        layer_.norm_and_product(first_),
         Phase{
             .count = rows * (conv_step_items(sizes_.channels) + 1),
-            .work = [this](std::int64_t item) { convolve(item); }},
+            .work = [this](std::int64_t item, const void*) { convolve(item); }},
         Phase{
             .count = rows * sizes_.heads,
-            .work = [this](std::int64_t item) { scan(item); },
+            .work = [this](std::int64_t item, const void*) { scan(item); },
             .data = rows == 1 && slots_[0] >= 0
                         ? scan_task_.states_SHPN + slots_[0] * scan_task_.slot_stride
                         : nullptr,
             .item_bytes = scan_.state_size() * static_cast<std::int64_t>(sizeof(float))},
-        Phase{.count = 1, .work = [this](std::int64_t) { gate(); }},
-        layer_.add(last_)};
+        layer_.product_and_add(last_, [this](void* rows) { gate(rows); })};
   }
 
  private:
@@ -182,7 +179,7 @@ class Mamba2Step final : public PhasedStep {
         .y_BHP = scanned_.template data<T>()};
   }
 
-  void gate() const {
+  void gate(void* gated) const {
     const GatedNormRows rows{
         .dtype = layer_.dtype(),
         .weight_dtype = layer_.dtype(),
@@ -193,8 +190,7 @@ class Mamba2Step final : public PhasedStep {
         .y_stride = sizes_.inner,
         .z_stride = projected_.channels(),
         .config = in_.norm};
-    gated_norm_rows(rows, gated_.data(), 0, layer_.num_rows());
-    gated_.place();
+    gated_norm_rows(rows, gated, 0, layer_.num_rows());
   }
 
   Mamba2StepInputs in_;
@@ -207,7 +203,6 @@ class Mamba2Step final : public PhasedStep {
   StepRows projected_;
   StepRows convolved_;
   StepRows scanned_;
-  ProductRows gated_;
   float* dt_;
   float* a_H_;
   float* scan_room_;

@@ -73,13 +73,18 @@ using StepOf = std::conditional_t<std::is_same_v<Weight, float>, FloatStep, BFlo
 /// Products of kRows rows of x with kStreams weight rows, `gap` rows apart. Memory delivers several
 /// streams that are read from end to end faster than one.
 template <int kRows, int kStreams, class Weight>
-void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, std::int64_t gap) {
+void dot_streams(
+    const MatvecTask& task,
+    const float* x_BD,
+    std::int64_t row,
+    std::int64_t output,
+    std::int64_t gap) {
   using Step = StepOf<Weight>;
   const hn::ScalableTag<float> d;
   const std::int64_t values = Step::kVectors * static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t depth = task.depth;
   const std::int64_t stride = gap * task.weight_stride;
-  const float* x_BD = task.x_BD + row * depth;
+  const float* x = x_BD + row * depth;
   const Weight* weight = static_cast<const Weight*>(task.weight_FD) + output * task.weight_stride;
   const auto* bias = static_cast<const Weight*>(task.bias_F);
   auto* y_BF = static_cast<Weight*>(task.y_BF);
@@ -98,7 +103,7 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
       const typename Step::template Weights<decltype(d)> w(d, weight + s * stride + i);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) {
-        sums[s][r] = w.add(d, x_BD + r * depth + i / Step::kVectors, depth, sums[s][r]);
+        sums[s][r] = w.add(d, x + r * depth + i / Step::kVectors, depth, sums[s][r]);
       }
     }
   }
@@ -108,7 +113,7 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
     for (int r = 0; r < kRows; ++r) {
       float sum = hn::GetLane(hn::SumOfLanes(d, sums[s][r]));
       for (std::int64_t j = i; j < depth; ++j) {
-        sum += static_cast<float>(weight[s * stride + j]) * x_BD[r * depth + Step::place(j, depth)];
+        sum += static_cast<float>(weight[s * stride + j]) * x[r * depth + Step::place(j, depth)];
       }
       const std::int64_t to = output + s * gap;
       if (bias != nullptr) {
@@ -120,42 +125,60 @@ void dot_streams(const MatvecTask& task, std::int64_t row, std::int64_t output, 
 }
 
 template <int kRows, int kStreams, class Weight>
-void dot_rows(const MatvecTask& task, std::int64_t row, std::int64_t first, std::int64_t last) {
+void dot_rows(
+    const MatvecTask& task,
+    const float* x_BD,
+    std::int64_t row,
+    std::int64_t first,
+    std::int64_t last) {
   const std::int64_t gap = (last - first) / kStreams;
   for (std::int64_t output = first; output < first + gap; ++output) {
-    dot_streams<kRows, kStreams, Weight>(task, row, output, gap);
+    dot_streams<kRows, kStreams, Weight>(task, x_BD, row, output, gap);
   }
   for (std::int64_t output = first + gap * kStreams; output < last; ++output) {
-    dot_streams<kRows, 1, Weight>(task, row, output, 0);
+    dot_streams<kRows, 1, Weight>(task, x_BD, row, output, 0);
   }
 }
 
 /// Rows of x go four at a time over a block of weights, which stays in the nearer caches meanwhile.
-/// As many streams as sums fit into the registers of AVX2.
+/// Several take as many streams as sums fit into the registers of AVX2; one reads two streams
+/// faster than four where weights lie on huge pages.
 template <class Weight>
-void matvec_outputs(const MatvecTask& task, std::int64_t first, std::int64_t last) {
+void matvec_outputs(
+    const MatvecTask& task,
+    const float* x_BD,
+    std::int64_t first,
+    std::int64_t last) {
   std::int64_t row = 0;
   for (; row + 4 <= task.num_rows; row += 4) {
-    dot_rows<4, 2, Weight>(task, row, first, last);
+    dot_rows<4, 2, Weight>(task, x_BD, row, first, last);
   }
   switch (task.num_rows - row) {
     case 3:
-      return dot_rows<3, 3, Weight>(task, row, first, last);
+      return dot_rows<3, 3, Weight>(task, x_BD, row, first, last);
     case 2:
-      return dot_rows<2, 4, Weight>(task, row, first, last);
+      return dot_rows<2, 4, Weight>(task, x_BD, row, first, last);
     case 1:
-      return dot_rows<1, 4, Weight>(task, row, first, last);
+      return dot_rows<1, 4, Weight>(task, x_BD, row, first, last);
     default:
       return;
   }
 }
 
-void matvec_float(const MatvecTask& task, std::int64_t first, std::int64_t last) {
-  matvec_outputs<float>(task, first, last);
+void matvec_float(
+    const MatvecTask& task,
+    const float* x_BD,
+    std::int64_t first,
+    std::int64_t last) {
+  matvec_outputs<float>(task, x_BD, first, last);
 }
 
-void matvec_bfloat16(const MatvecTask& task, std::int64_t first, std::int64_t last) {
-  matvec_outputs<at::BFloat16>(task, first, last);
+void matvec_bfloat16(
+    const MatvecTask& task,
+    const float* x_BD,
+    std::int64_t first,
+    std::int64_t last) {
+  matvec_outputs<at::BFloat16>(task, x_BD, first, last);
 }
 
 /// A row of x as BFloat16Step reads it: values of even depths first, then the others.
@@ -203,9 +226,10 @@ at::Tensor matvec(
   }
   const auto room =
       hwy::AllocateAligned<float>(static_cast<std::size_t>(std::max<std::int64_t>(1, x.numel())));
+  const float* placed =
+      place_rows(x.scalar_type(), x.const_data_ptr(), x.size(0), x.size(1), room.get());
   const MatvecTask task{
       .dtype = x.scalar_type(),
-      .x_BD = place_rows(x.scalar_type(), x.const_data_ptr(), x.size(0), x.size(1), room.get()),
       .num_rows = x.size(0),
       .depth = x.size(1),
       .weight_FD = weight.const_data_ptr(),
@@ -213,7 +237,8 @@ at::Tensor matvec(
       .bias_F = bias.defined() ? bias.const_data_ptr() : nullptr,
       .y_BF = y_BF.mutable_data_ptr(),
       .num_outputs = weight.size(0)};
-  for_each_item(matvec_items(task), [&](std::int64_t item) { run_matvec_item(task, item); });
+  for_each_item(
+      matvec_items(task), [&](std::int64_t item) { run_matvec_item(task, placed, item); });
   return y_BF;
 }
 
@@ -229,14 +254,14 @@ std::int64_t matvec_items(const MatvecTask& task) {
   return task.num_rows == 0 ? 0 : (task.num_outputs + outputs - 1) / outputs;
 }
 
-MatvecOutputs run_matvec_item(const MatvecTask& task, std::int64_t item) {
+MatvecOutputs run_matvec_item(const MatvecTask& task, const float* x_BD, std::int64_t item) {
   const std::int64_t outputs = matvec_item_outputs(task);
   const std::int64_t first = item * outputs;
   const std::int64_t last = std::min(first + outputs, task.num_outputs);
   if (task.dtype == at::kBFloat16) {
-    HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, first, last);
+    HWY_DYNAMIC_DISPATCH(matvec_bfloat16)(task, x_BD, first, last);
   } else {
-    HWY_DYNAMIC_DISPATCH(matvec_float)(task, first, last);
+    HWY_DYNAMIC_DISPATCH(matvec_float)(task, x_BD, first, last);
   }
   return {first, last};
 }

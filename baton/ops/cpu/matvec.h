@@ -8,11 +8,9 @@
 
 namespace baton::ops::cpu {
 
-/// All rows of x against a weight.
+/// All rows of an x against a weight.
 struct MatvecTask {
-  at::ScalarType dtype; ///< of weight, bias and y: fp32 or bf16
-  /// Contiguous, widened. For bf16 weights a row holds the values of even depths, then the others.
-  const float* x_BD;
+  at::ScalarType dtype;  ///< of weight, bias and y: fp32 or bf16
   std::int64_t num_rows; ///< B
   std::int64_t depth;    ///< D
   const void* weight_FD;
@@ -32,11 +30,11 @@ struct MatvecOutputs {
 std::int64_t matvec_item_outputs(const MatvecTask& task);
 std::int64_t matvec_items(const MatvecTask& task);
 
-/// Makes the outputs of an item, for all rows.
-MatvecOutputs run_matvec_item(const MatvecTask& task, std::int64_t item);
+/// Makes the outputs of an item, for all rows of x, which are `place_rows`'.
+MatvecOutputs run_matvec_item(const MatvecTask& task, const float* x_BD, std::int64_t item);
 
-/// Contiguous rows [B, D] as MatvecTask wants them: fp32 ones as they are, bf16 ones widened into
-/// `room` [B, D].
+/// Contiguous rows [B, D] as products want them: fp32 ones as they are, bf16 ones widened into
+/// `room` [B, D], in each row the values of even depths, then the others.
 const float* place_rows(
     at::ScalarType dtype,
     const void* rows_BD,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A feed-forward layer's step on the CPU: norm, product, activation, product and addition as phases
-// of one parallel region.
+// A feed-forward layer's step on the CPU: the product behind the norm, then that behind the
+// activation and the addition, as phases of one parallel region.
 #include "baton/ops/mlp_step.h"
 
 #include <memory>
@@ -27,33 +27,29 @@ class MlpStep final : public PhasedStep {
         activation_(activation),
         layer_(room_, in.hidden_BD, in.frame),
         up_(room_, layer_.dtype(), layer_.num_rows(), in.up_weight_FD.size(0)),
-        active_(room_, layer_.dtype(), layer_.num_rows(), in.down_weight_DF.size(1)),
         first_(layer_.first_product(in_.up_weight_FD, in_.up_bias_F, up_)),
-        last_(layer_.last_product(active_, in_.down_weight_DF, in_.down_bias_D)) {}
+        last_(layer_.last_product(in_.down_weight_DF, in_.down_bias_D)) {}
 
   const at::Tensor& out() const { return layer_.out(); }
 
   std::vector<Phase> phases() override {
-    return {
-        layer_.norm(),
-        product_phase(first_),
-        Phase{.count = 1, .work = [this](std::int64_t) { activate(); }},
-        layer_.add(last_)};
+    return {layer_.norm_and_product(first_), layer_.product_and_add(last_, [this](void* rows) {
+              activate(rows);
+            })};
   }
 
  private:
-  void activate() const {
+  void activate(void* active) const {
     const ActivationRows rows{
         .dtype = layer_.dtype(),
         .x = up_.data(),
         .dy = nullptr,
-        .out = active_.data(),
-        .channels = active_.channels(),
+        .out = active,
+        .channels = last_.depth,
         .x_stride = up_.channels(),
         .dy_stride = 0,
-        .out_stride = active_.channels()};
+        .out_stride = last_.depth};
     activation_(rows, 0, layer_.num_rows());
-    active_.place();
   }
 
   MlpStepInputs in_;
@@ -61,7 +57,6 @@ class MlpStep final : public PhasedStep {
   StepRoom room_;
   LayerStep layer_;
   StepRows up_;
-  ProductRows active_;
   MatvecTask first_;
   MatvecTask last_;
 };

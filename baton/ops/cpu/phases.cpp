@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <hwy/aligned_allocator.h>
 #include <hwy/cache_control.h>
 
 namespace baton::ops::cpu {
@@ -15,6 +16,11 @@ constexpr std::int64_t kFetchBytes = 256 << 10; // a part of a core's second cac
 constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kLinesAtOnce = 16; // between two looks at the others
 constexpr std::int64_t kSpins = 1 << 10;  // some 20 us; then another thread may have the core
+
+/// With a line behind it, which a vector may reach into.
+std::int64_t whole_vectors(std::int64_t bytes) {
+  return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes + kLineBytes;
+}
 
 /// Neighbouring items of one phase, those that one worker takes first. Apart from each other, so
 /// that counters do not share a line.
@@ -32,12 +38,10 @@ struct alignas(kLineBytes) Counter {
 /// Fetches memory from end to end, some lines at a time.
 class Fetcher {
  public:
+  Fetcher() = default;
   Fetcher(const Phase& phase, const Part& part)
       : next_(static_cast<const char*>(phase.data) + part.begin * phase.item_bytes),
-        left_(
-            phase.data == nullptr
-                ? 0
-                : std::min(kFetchBytes, (part.end - part.begin) * phase.item_bytes)) {}
+        left_(std::min(kFetchBytes, (part.end - part.begin) * phase.item_bytes)) {}
 
   /// False when there is nothing left.
   bool fetch() {
@@ -49,8 +53,8 @@ class Fetcher {
   }
 
  private:
-  const char* next_;
-  std::int64_t left_;
+  const char* next_ = nullptr;
+  std::int64_t left_ = 0;
 };
 
 class PhaseRun {
@@ -59,7 +63,15 @@ class PhaseRun {
       : phases_(phases),
         workers_(workers),
         parts_(phases.size() * static_cast<std::size_t>(workers)),
-        done_(phases.size()) {
+        done_(phases.size()),
+        next_reader_(phases.size(), phases.size()) {
+    for (std::size_t phase = phases.size(); phase-- > 0;) {
+      if (phase > 0) {
+        next_reader_[phase - 1] = phases[phase].data != nullptr ? phase : next_reader_[phase];
+      }
+      scratch_bytes_ = std::max(scratch_bytes_, whole_vectors(phases[phase].scratch_bytes));
+    }
+    scratch_ = hwy::AllocateAligned<char>(static_cast<std::size_t>(workers * scratch_bytes_));
     for (std::size_t phase = 0; phase < phases.size(); ++phase) {
       for (std::int64_t w = 0; w < workers; ++w) {
         Part& own = part(phase, w);
@@ -72,9 +84,16 @@ class PhaseRun {
 
   /// The others wait for what this worker takes, so it ends in no other way.
   void run(std::int64_t worker) noexcept {
+    std::size_t reader = 0; // the phase that `ahead` fetches for
+    Fetcher ahead;
     for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
       work(phase, worker);
-      wait(phase, worker);
+      if (reader != next_reader_[phase]) {
+        reader = next_reader_[phase];
+        ahead =
+            reader < phases_.size() ? Fetcher(phases_[reader], part(reader, worker)) : Fetcher();
+      }
+      wait(phase, ahead);
     }
   }
 
@@ -85,12 +104,16 @@ class PhaseRun {
 
   /// An own part first, then those behind it, round to the start.
   void work(std::size_t phase, std::int64_t worker) {
+    char* scratch = scratch_.get() + worker * scratch_bytes_;
     std::int32_t count = 0;
     for (std::int64_t shift = 0; shift < workers_; ++shift) {
       Part& from = part(phase, (worker + shift) % workers_);
       const auto take = [&] { return from.next.fetch_add(1, std::memory_order_relaxed); };
       for (std::int64_t item = take(); item < from.end; item = take()) {
-        phases_[phase].work(item);
+        if (count == 0 && phases_[phase].prepare) {
+          phases_[phase].prepare(scratch);
+        }
+        phases_[phase].work(item, scratch);
         ++count;
       }
     }
@@ -101,10 +124,8 @@ class PhaseRun {
     }
   }
 
-  void wait(std::size_t phase, std::int64_t worker) {
-    const std::size_t next = std::min(phase + 1, phases_.size() - 1);
-    Fetcher ahead(phases_[next], part(next, worker));
-    bool fetching = next > phase;
+  void wait(std::size_t phase, Fetcher& ahead) {
+    bool fetching = true;
     std::int64_t spins = 0;
     const std::atomic<std::int32_t>& done = done_[phase].value;
     for (auto count = done.load(std::memory_order_acquire); count < phases_[phase].count;
@@ -123,6 +144,9 @@ class PhaseRun {
   std::int64_t workers_;
   std::vector<Part> parts_;
   std::vector<Counter> done_;
+  std::vector<std::size_t> next_reader_;    ///< behind each phase the first that reads memory
+  std::int64_t scratch_bytes_ = kLineBytes; ///< of a worker
+  hwy::AlignedFreeUniquePtr<char[]> scratch_;
 };
 
 } // namespace

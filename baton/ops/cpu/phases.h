@@ -8,20 +8,25 @@
 
 namespace baton::ops::cpu {
 
-/// Items that may run beside each other, behind all items of the phases before.
+/// Items that may run beside each other, behind all items of the phases before. What they call is
+/// not ATen and does not throw. Items are cut by shape alone, so that no result depends on the
+/// number of threads.
 struct Phase {
   std::int64_t count = 0;
-  /// Calls no ATen and does not throw. Items are cut by shape alone, so that no result depends on
-  /// the number of threads.
-  std::function<void(std::int64_t item)> work;
+  /// `scratch` is the worker's own, as `prepare` left it.
+  std::function<void(std::int64_t item, const void* scratch)> work;
+  /// What every worker makes for itself in front of its first item, from what the phases before
+  /// made: work so small that all of them do it sooner than they would wait for one. May be null.
+  std::function<void(void* scratch)> prepare = nullptr;
+  std::int64_t scratch_bytes = 0; ///< aligned for vectors, and readable a vector behind its end
   /// What item i reads of memory: `item_bytes` behind `data` + i `item_bytes`; null if little.
   const void* data = nullptr;
   std::int64_t item_bytes = 0;
 };
 
 /// Runs the phases one after the other on ATen's threads. A thread that waits for the others
-/// fetches what it reads in the next phase, so that memory does not rest meanwhile. No thread waits
-/// for one that has not come: the others do its items.
+/// fetches what it reads in the next phase that reads memory, so that this does not rest meanwhile.
+/// No thread waits for one that has not come: the others do its items.
 void run_phases(std::span<const Phase> phases);
 
 } // namespace baton::ops::cpu

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "baton/ops/cpu/phases.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -16,13 +19,14 @@ class Notes {
   explicit Notes(const std::vector<std::int64_t>& counts) : done_(counts.size()) {
     for (std::size_t phase = 0; phase < counts.size(); ++phase) {
       items_.emplace_back(counts[phase]);
-      phases_.push_back({.count = counts[phase], .work = [this, phase](std::int64_t item) {
-                           for (std::size_t before = 0; before < phase; ++before) {
-                             early_ += done_[before] != phases_[before].count ? 1 : 0;
-                           }
-                           ++items_[phase][item];
-                           ++done_[phase];
-                         }});
+      phases_.push_back(
+          {.count = counts[phase], .work = [this, phase](std::int64_t item, const void*) {
+             for (std::size_t before = 0; before < phase; ++before) {
+               early_ += done_[before] != phases_[before].count ? 1 : 0;
+             }
+             ++items_[phase][item];
+             ++done_[phase];
+           }});
     }
   }
 
@@ -73,13 +77,42 @@ TEST_P(Phases, FetchWhatTheNextPhaseReads) {
   std::atomic<std::int64_t> sum{0};
   const std::int64_t bytes = static_cast<std::int64_t>(memory.size()) / 8;
   const std::vector<Phase> phases{
-      {.count = 1, .work = [&](std::int64_t) { sum += 1; }},
+      {.count = 1, .work = [&](std::int64_t, const void*) { sum += 1; }},
       {.count = 8,
-       .work = [&](std::int64_t item) { sum += memory[static_cast<std::size_t>(item * bytes)]; },
+       .work = [&](std::int64_t item,
+                   const void*) { sum += memory[static_cast<std::size_t>(item * bytes)]; },
        .data = memory.data(),
        .item_bytes = bytes}};
   run_phases(phases);
   EXPECT_EQ(sum, 1);
+}
+
+TEST_P(Phases, PrepareScratchFromWhatThePhasesBeforeMade) {
+  constexpr std::int64_t kCount = 40;
+  std::vector<std::int64_t> made(kCount);
+  std::vector<std::int64_t> sums(kCount);
+  std::atomic<int> unaligned{0};
+  const std::vector<Phase> phases{
+      {.count = kCount, .work = [&](std::int64_t item, const void*) { made[item] = item + 1; }},
+      {.count = kCount,
+       .work =
+           [&](std::int64_t item, const void* scratch) {
+             const auto* copy = static_cast<const std::int64_t*>(scratch);
+             sums[item] = std::accumulate(copy, copy + item + 1, std::int64_t{0});
+           },
+       .prepare =
+           [&](void* scratch) {
+             unaligned += reinterpret_cast<std::uintptr_t>(scratch) % 64 != 0 ? 1 : 0;
+             std::copy(made.begin(), made.end(), static_cast<std::int64_t*>(scratch));
+           },
+       .scratch_bytes = kCount * static_cast<std::int64_t>(sizeof(std::int64_t))},
+      {.count = 1, .work = [&](std::int64_t, const void*) { made[0] = 0; }}};
+  run_phases(phases);
+  EXPECT_EQ(unaligned, 0);
+  for (std::int64_t item = 0; item < kCount; ++item) {
+    EXPECT_EQ(sums[item], (item + 1) * (item + 2) / 2) << item;
+  }
+  EXPECT_EQ(made[0], 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Phases, ::testing::Values(1, 2, 3, 8));
