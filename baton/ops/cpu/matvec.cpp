@@ -28,6 +28,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 /// The products of one vector of weights and one of x, or of two each, added to a sum.
 struct FloatStep {
   static constexpr std::int64_t kVectors = 1;
+  static constexpr int kStreams = 2; // of one row of x, as many as were read fastest
 
   /// Where the value of depth i of x lies in its row.
   static std::int64_t place(std::int64_t i, std::int64_t) { return i; }
@@ -45,6 +46,7 @@ struct FloatStep {
 /// Two bf16 values stand in 32 bits: the even one widens by a shift, the odd one by a mask.
 struct BFloat16Step {
   static constexpr std::int64_t kVectors = 2;
+  static constexpr int kStreams = 4;
 
   static std::int64_t place(std::int64_t i, std::int64_t depth) {
     return i % 2 == 0 ? i / 2 : (depth + 1) / 2 + i / 2;
@@ -141,8 +143,7 @@ void dot_rows(
 }
 
 /// Rows of x go four at a time over a block of weights, which stays in the nearer caches meanwhile.
-/// Several take as many streams as sums fit into the registers of AVX2; one reads two streams
-/// faster than four where weights lie on huge pages.
+/// Several rows take as many streams as sums fit into the registers of AVX2.
 template <class Weight>
 void matvec_outputs(
     const MatvecTask& task,
@@ -159,7 +160,7 @@ void matvec_outputs(
     case 2:
       return dot_rows<2, 4, Weight>(task, x_BD, row, first, last);
     case 1:
-      return dot_rows<1, 4, Weight>(task, x_BD, row, first, last);
+      return dot_rows<1, StepOf<Weight>::kStreams, Weight>(task, x_BD, row, first, last);
     default:
       return;
   }
