@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include "baton/base/huge_pages.h"
 #include "baton/base/upload.h"
 
 namespace baton::infer {
@@ -77,6 +78,7 @@ StateCache::StateCache(const std::vector<nn::StateSpec>& specs, const StateCache
     shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
     const at::Tensor tensor =
         at::zeros(shape, at::TensorOptions().dtype(spec.dtype).device(config.device));
+    put_on_huge_pages(tensor); // a token reads it from end to end
     TORCH_CHECK(
         tensors_.tensors.emplace(spec.name, tensor).second,
         "two states of a cache have the name ",
