@@ -30,7 +30,7 @@ namespace baton {
 namespace {
 
 constexpr std::int64_t kReadBytes = std::int64_t{1} << 28; // far more than any cache
-constexpr std::int64_t kTokensPerRead = 8;
+constexpr std::int64_t kTokensPerRead = 32; // a read empties the caches for the tokens behind it
 constexpr std::int64_t kPageSize = 64;
 constexpr double kBytesPerMegabyte = 1e6;
 
