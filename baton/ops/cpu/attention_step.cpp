@@ -110,13 +110,10 @@ std::vector<Phase> AttentionStep::phases() {
       })};
 }
 
-/// Items of keys and values lie evenly among those of queries, so that a worker's part of all items
-/// begins with its part of the queries' weight.
+/// The items of queries, then those of keys, then those of values.
 Phase AttentionStep::products() {
   Phase phase = layer_.norm_and_product(q_product_);
-  const std::int64_t q_items = phase.count;
   phase.count += matvec_items(k_product_) + matvec_items(v_product_);
-  phase.item_bytes = phase.item_bytes * q_items / phase.count;
   phase.work = [this](std::int64_t item, const void* scratch) {
     run_product(item, product_rows(q_product_, scratch));
   };
@@ -124,16 +121,13 @@ Phase AttentionStep::products() {
 }
 
 void AttentionStep::run_product(std::int64_t item, const float* x_BD) const {
-  const std::int64_t q_items = matvec_items(q_product_);
-  const std::int64_t k_items = matvec_items(k_product_);
-  const std::int64_t items = q_items + k_items + matvec_items(v_product_);
-  const std::int64_t q_item = item * q_items / items; // as many lie before this item
-  if (q_item < (item + 1) * q_items / items) {
-    run_matvec_item(q_product_, x_BD, q_item);
-  } else if (item - q_item < k_items) {
-    run_matvec_item(k_product_, x_BD, item - q_item);
-  } else {
-    run_matvec_item(v_product_, x_BD, item - q_item - k_items);
+  for (const MatvecTask* product : {&q_product_, &k_product_, &v_product_}) {
+    const std::int64_t items = matvec_items(*product);
+    if (item < items) {
+      run_matvec_item(*product, x_BD, item);
+      return;
+    }
+    item -= items;
   }
 }
 

@@ -85,7 +85,6 @@ std::int64_t row_bytes(const MatvecTask& product) {
 
 /// `make_rows` writes rows [B, D], which every worker then places for itself.
 Phase product_phase(const MatvecTask& product, std::function<void(void* rows)> make_rows) {
-  const auto value_bytes = static_cast<std::int64_t>(c10::elementSize(product.dtype));
   const auto placed_bytes =
       product.num_rows * product.depth * static_cast<std::int64_t>(sizeof(float));
   return {
@@ -100,9 +99,7 @@ Phase product_phase(const MatvecTask& product, std::function<void(void* rows)> m
             auto* room = reinterpret_cast<float*>(static_cast<char*>(scratch) + row_bytes(product));
             place_rows(product.dtype, scratch, product.num_rows, product.depth, room);
           },
-      .scratch_bytes = row_bytes(product) + placed_bytes,
-      .data = product.weight_FD,
-      .item_bytes = matvec_item_outputs(product) * product.weight_stride * value_bytes};
+      .scratch_bytes = row_bytes(product) + placed_bytes};
 }
 
 } // namespace

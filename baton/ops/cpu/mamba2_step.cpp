@@ -84,11 +84,7 @@ class Mamba2Step final : public PhasedStep {
             .work = [this](std::int64_t item, const void*) { convolve(item); }},
         Phase{
             .count = rows * sizes_.heads,
-            .work = [this](std::int64_t item, const void*) { scan(item); },
-            .data = rows == 1 && slots_[0] >= 0
-                        ? scan_task_.states_SHPN + slots_[0] * scan_task_.slot_stride
-                        : nullptr,
-            .item_bytes = scan_.state_size() * static_cast<std::int64_t>(sizeof(float))},
+            .work = [this](std::int64_t item, const void*) { scan(item); }},
         layer_.product_and_add(last_, [this](void* rows) { gate(rows); })};
   }
 

@@ -212,6 +212,11 @@ HWY_EXPORT(place_bfloat16);
 
 constexpr std::int64_t kItemBytes = 128 << 10; // of weights
 
+std::int64_t item_outputs(const MatvecTask& task) {
+  const auto size = static_cast<std::int64_t>(c10::elementSize(task.dtype));
+  return std::max<std::int64_t>(8, kItemBytes / (task.depth * size) / 8 * 8);
+}
+
 at::Tensor matvec(
     const at::Tensor& x_BD,
     const at::Tensor& weight_FD,
@@ -245,18 +250,13 @@ at::Tensor matvec(
 
 } // namespace
 
-std::int64_t matvec_item_outputs(const MatvecTask& task) {
-  const auto size = static_cast<std::int64_t>(c10::elementSize(task.dtype));
-  return std::max<std::int64_t>(8, kItemBytes / (task.depth * size) / 8 * 8);
-}
-
 std::int64_t matvec_items(const MatvecTask& task) {
-  const std::int64_t outputs = matvec_item_outputs(task);
+  const std::int64_t outputs = item_outputs(task);
   return task.num_rows == 0 ? 0 : (task.num_outputs + outputs - 1) / outputs;
 }
 
 MatvecOutputs run_matvec_item(const MatvecTask& task, const float* x_BD, std::int64_t item) {
-  const std::int64_t outputs = matvec_item_outputs(task);
+  const std::int64_t outputs = item_outputs(task);
   const std::int64_t first = item * outputs;
   const std::int64_t last = std::min(first + outputs, task.num_outputs);
   if (task.dtype == at::kBFloat16) {

@@ -26,8 +26,7 @@ struct MatvecOutputs {
   std::int64_t last;
 };
 
-/// Neighbouring outputs of an item, the last of which may have fewer. Cut by shape alone.
-std::int64_t matvec_item_outputs(const MatvecTask& task);
+/// Each makes neighbouring outputs. Cut by shape alone.
 std::int64_t matvec_items(const MatvecTask& task);
 
 /// Makes the outputs of an item, for all rows of x, which are `place_rows`'.

@@ -12,10 +12,8 @@
 namespace baton::ops::cpu {
 namespace {
 
-constexpr std::int64_t kFetchBytes = 256 << 10; // a part of a core's second cache
 constexpr std::int64_t kLineBytes = 64;
-constexpr std::int64_t kLinesAtOnce = 16; // between two looks at the others
-constexpr std::int64_t kSpins = 1 << 10;  // some 20 us; then another thread may have the core
+constexpr std::int64_t kSpins = 1 << 10; // some 20 us; then another thread may have the core
 
 /// With a line behind it, which a vector may reach into.
 std::int64_t whole_vectors(std::int64_t bytes) {
@@ -26,7 +24,6 @@ std::int64_t whole_vectors(std::int64_t bytes) {
 /// that counters do not share a line.
 struct alignas(kLineBytes) Part {
   std::atomic<std::int64_t> next{0};
-  std::int64_t begin = 0;
   std::int64_t end = 0;
 };
 
@@ -35,65 +32,31 @@ struct alignas(kLineBytes) Counter {
   std::atomic<std::int32_t> value{0};
 };
 
-/// Fetches memory from end to end, some lines at a time.
-class Fetcher {
- public:
-  Fetcher() = default;
-  Fetcher(const Phase& phase, const Part& part)
-      : next_(static_cast<const char*>(phase.data) + part.begin * phase.item_bytes),
-        left_(std::min(kFetchBytes, (part.end - part.begin) * phase.item_bytes)) {}
-
-  /// False when there is nothing left.
-  bool fetch() {
-    for (std::int64_t i = 0; i < kLinesAtOnce && left_ > 0; ++i, left_ -= kLineBytes) {
-      hwy::Prefetch(next_);
-      next_ += kLineBytes;
-    }
-    return left_ > 0;
-  }
-
- private:
-  const char* next_ = nullptr;
-  std::int64_t left_ = 0;
-};
-
 class PhaseRun {
  public:
   PhaseRun(std::span<const Phase> phases, std::int64_t workers)
       : phases_(phases),
         workers_(workers),
         parts_(phases.size() * static_cast<std::size_t>(workers)),
-        done_(phases.size()),
-        next_reader_(phases.size(), phases.size()) {
-    for (std::size_t phase = phases.size(); phase-- > 0;) {
-      if (phase > 0) {
-        next_reader_[phase - 1] = phases[phase].data != nullptr ? phase : next_reader_[phase];
-      }
-      scratch_bytes_ = std::max(scratch_bytes_, whole_vectors(phases[phase].scratch_bytes));
+        done_(phases.size()) {
+    for (const Phase& phase : phases) {
+      scratch_bytes_ = std::max(scratch_bytes_, whole_vectors(phase.scratch_bytes));
     }
     scratch_ = hwy::AllocateAligned<char>(static_cast<std::size_t>(workers * scratch_bytes_));
     for (std::size_t phase = 0; phase < phases.size(); ++phase) {
       for (std::int64_t w = 0; w < workers; ++w) {
         Part& own = part(phase, w);
-        own.begin = phases[phase].count * w / workers;
+        own.next.store(phases[phase].count * w / workers, std::memory_order_relaxed);
         own.end = phases[phase].count * (w + 1) / workers;
-        own.next.store(own.begin, std::memory_order_relaxed);
       }
     }
   }
 
   /// The others wait for what this worker takes, so it ends in no other way.
   void run(std::int64_t worker) noexcept {
-    std::size_t reader = 0; // the phase that `ahead` fetches for
-    Fetcher ahead;
     for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
       work(phase, worker);
-      if (reader != next_reader_[phase]) {
-        reader = next_reader_[phase];
-        ahead =
-            reader < phases_.size() ? Fetcher(phases_[reader], part(reader, worker)) : Fetcher();
-      }
-      wait(phase, ahead);
+      wait(phase);
     }
   }
 
@@ -124,15 +87,12 @@ class PhaseRun {
     }
   }
 
-  void wait(std::size_t phase, Fetcher& ahead) {
-    bool fetching = true;
+  void wait(std::size_t phase) {
     std::int64_t spins = 0;
     const std::atomic<std::int32_t>& done = done_[phase].value;
     for (auto count = done.load(std::memory_order_acquire); count < phases_[phase].count;
          count = done.load(std::memory_order_acquire)) {
-      if (fetching) {
-        fetching = ahead.fetch();
-      } else if (++spins < kSpins) {
+      if (++spins < kSpins) {
         hwy::Pause();
       } else {
         done.wait(count, std::memory_order_acquire);
@@ -144,7 +104,6 @@ class PhaseRun {
   std::int64_t workers_;
   std::vector<Part> parts_;
   std::vector<Counter> done_;
-  std::vector<std::size_t> next_reader_;    ///< behind each phase the first that reads memory
   std::int64_t scratch_bytes_ = kLineBytes; ///< of a worker
   hwy::AlignedFreeUniquePtr<char[]> scratch_;
 };

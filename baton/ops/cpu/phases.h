@@ -19,14 +19,10 @@ struct Phase {
   /// made: work so small that all of them do it sooner than they would wait for one. May be null.
   std::function<void(void* scratch)> prepare = nullptr;
   std::int64_t scratch_bytes = 0; ///< aligned for vectors, and readable a vector behind its end
-  /// What item i reads of memory: `item_bytes` behind `data` + i `item_bytes`; null if little.
-  const void* data = nullptr;
-  std::int64_t item_bytes = 0;
 };
 
-/// Runs the phases one after the other on ATen's threads. A thread that waits for the others
-/// fetches what it reads in the next phase that reads memory, so that this does not rest meanwhile.
-/// No thread waits for one that has not come: the others do its items.
+/// Runs the phases one after the other on ATen's threads. No thread waits for one that has not
+/// come: the others do its items.
 void run_phases(std::span<const Phase> phases);
 
 } // namespace baton::ops::cpu

@@ -72,21 +72,6 @@ TEST_P(Phases, RunInsideAParallelRegion) {
   });
 }
 
-TEST_P(Phases, FetchWhatTheNextPhaseReads) {
-  const std::vector<char> memory(1 << 20);
-  std::atomic<std::int64_t> sum{0};
-  const std::int64_t bytes = static_cast<std::int64_t>(memory.size()) / 8;
-  const std::vector<Phase> phases{
-      {.count = 1, .work = [&](std::int64_t, const void*) { sum += 1; }},
-      {.count = 8,
-       .work = [&](std::int64_t item,
-                   const void*) { sum += memory[static_cast<std::size_t>(item * bytes)]; },
-       .data = memory.data(),
-       .item_bytes = bytes}};
-  run_phases(phases);
-  EXPECT_EQ(sum, 1);
-}
-
 TEST_P(Phases, PrepareScratchFromWhatThePhasesBeforeMade) {
   constexpr std::int64_t kCount = 40;
   std::vector<std::int64_t> made(kCount);
